@@ -1,0 +1,293 @@
+"""`Problem`: integer variables, constraints and a cost, solved to proven optimality.
+
+    p = Problem()
+    tile, count = p.variable("tile", [8, 16, 32]), p.variable("count", range(1, 65))
+    p.require(tile * count == 512, name="covers the head", unit="columns")
+    p.require(512 % (tile * 4) == 0)
+    p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+from . import constrint
+from .expressions import (
+    Comparison,
+    Constraint,
+    Expression,
+    Variable,
+    as_constraint,
+    as_expression,
+    evaluator,
+    variables_of,
+)
+from .lowering import Model
+from .search import Limit, SearchLimit, Stats, search
+
+__all__ = ["Problem", "Requirement"]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A constraint as `Problem.require` took it: what must hold, its name and its unit."""
+
+    name: str
+    unit: str | None
+    constraint: Constraint
+
+    def sides(self, solution: dict[str, int]) -> tuple[int, str, int] | None:
+        """(left value, operator, right value) at a solution; None unless it is a comparison."""
+        part = self.constraint
+        if not isinstance(part, Comparison):
+            return None
+        values = []
+        for side in (part.left, part.right):
+            scope = variables_of(side)
+            (function,) = evaluator([(side, scope)])
+            values.append(function(*[solution[v.name] for v in scope]))
+        return values[0], part.op, values[1]
+
+
+class Problem:
+    """An integer constraint problem.
+
+    `variables` and `constraints` are what was added so far, in order. `stats` is what the latest
+    search cost (see `Stats`); each search starts it anew.
+    """
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._variables: dict[str, Variable] = {}
+        self._constraints: dict[str, Requirement] = {}
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        return tuple(self._variables.values())
+
+    @property
+    def constraints(self) -> tuple[Requirement, ...]:
+        return tuple(self._constraints.values())
+
+    def __repr__(self) -> str:
+        return f"Problem({len(self._variables)} variables, {len(self._constraints)} constraints)"
+
+    # -- stating -----------------------------------------------------------------------------
+
+    def variable(
+        self, name: str, values: Iterable[int], prefer: str = "smallest"
+    ) -> Variable:
+        """A new integer variable.
+
+        name -- its key in solutions, unique in the problem.
+        values -- the integers that it may take: a list, or a range (which is never spelled out,
+            so `range(10 ** 9)` costs nothing).
+        prefer -- "smallest" or "largest": what a search without a cost tries first.
+
+        Raises TypeError or ValueError, which say what was expected.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name: expected a non-empty str, got {name!r}")
+        if name in self._variables:
+            raise ValueError(f"name: a variable {name!r} exists already; choose another name")
+        if prefer not in ("smallest", "largest"):
+            raise ValueError(f"prefer: expected 'smallest' or 'largest', got {prefer!r}")
+        variable = Variable(name, _domain(name, values), self, prefer)
+        self._variables[name] = variable
+        return variable
+
+    def require(
+        self, constraint: Constraint | bool, name: str | None = None, unit: str | None = None
+    ) -> None:
+        """Add a constraint: a comparison, or several joined by `&` (all) or `|` (any).
+
+        name -- what `conflict` and explanations call it, by default its own text. A second
+            one of the same name gets ` (2)` after it.
+        unit -- what both sides count ("bytes", "registers"), for explanations.
+
+        A plain True (no variable was in the comparison) is accepted; a plain False makes the
+        problem infeasible, and `conflict` names it.
+        """
+        part = as_constraint(constraint, "constraint")
+        for variable in variables_of(part):
+            self._check_owner(variable, f"constraint `{part}`")
+        for label, text in (("name", name), ("unit", unit)):
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{label}: expected a str or None, got {text!r}")
+        name = self._another(str(part) if name is None else name)
+        self._constraints[name] = Requirement(name, unit, part)
+
+    def _another(self, name: str) -> str:
+        """`name`, or `name (2)`, `name (3)`, ... where it is taken."""
+        chosen, n = name, 1
+        while chosen in self._constraints:
+            n += 1
+            chosen = f"{name} ({n})"
+        return chosen
+
+    @classmethod
+    def parse(cls, text: str) -> Problem:
+        """A problem in ConstrINT's text form; see `constrint.py` for the grammar.
+
+        Raises ValueError that quotes the statement and the place which cannot be read.
+        """
+        problem = cls()
+        constrint.read(text, problem)
+        return problem
+
+    def to_text(self) -> str:
+        """The problem in ConstrINT's text form. ValueError for what that form cannot say."""
+        return constrint.write(self)
+
+    # -- solving -----------------------------------------------------------------------------
+
+    def solve(
+        self,
+        *,
+        minimize: Expression | int | None = None,
+        maximize: Expression | int | None = None,
+        node_limit: int | None = None,
+        time_limit: float | None = None,
+    ) -> dict[str, int] | None:
+        """A solution, or the best one, as {variable name: value}; None if there is none.
+
+        With minimize or maximize the answer is proven optimal (branch and bound). A solution at
+        which the objective divides by zero does not count.
+        node_limit, time_limit (seconds) -- raise `SearchLimit` when reached; its `best` is the
+            best solution found until then.
+        """
+        if minimize is not None and maximize is not None:
+            raise ValueError(
+                "minimize and maximize: expected at most one of them; "
+                "weigh the two in one expression"
+            )
+        if maximize is not None:
+            minimize = -as_expression(maximize)
+        if minimize is not None:
+            found = self.best(1, minimize, node_limit=node_limit, time_limit=time_limit)
+            return found[0] if found else None
+        return next(self.solutions(node_limit=node_limit, time_limit=time_limit), None)
+
+    def best(
+        self,
+        count: int,
+        minimize: Expression | int,
+        *,
+        node_limit: int | None = None,
+        time_limit: float | None = None,
+    ) -> list[dict[str, int]]:
+        """The `count` solutions of least cost, the best first (fewer if there are fewer)."""
+        if operator.index(count) < 1:
+            raise ValueError(f"count: expected at least 1, got {count}")
+        objective = as_expression(minimize)
+        found: list[tuple[int, dict[str, int]]] = []
+        try:
+            for values, cost in self._search(objective, node_limit, time_limit, count):
+                assert cost is not None
+                found.append((cost, self._named(values)))
+                found.sort(key=lambda pair: pair[0])
+                del found[count:]
+        except Limit as limit:
+            best = found[0][1] if found else None
+            raise self._limit_error(limit, best) from None
+        return [solution for _, solution in found]
+
+    def solutions(
+        self, *, node_limit: int | None = None, time_limit: float | None = None
+    ) -> Iterator[dict[str, int]]:
+        """All solutions, each once, one at a time, in no particular order."""
+        try:
+            for values, _ in self._search(None, node_limit, time_limit, 1):
+                yield self._named(values)
+        except Limit as limit:
+            raise self._limit_error(limit, None) from None
+
+    def conflict(self, *, node_limit: int | None = 50_000) -> list[str]:
+        """The names of constraints that cannot hold together; [] if there is a solution.
+
+        The set is irreducible: without any one of them the others have a solution (deletion
+        filter). The variables' domains are taken for granted.
+        node_limit -- for each subset tried. A subset that is not settled within it counts as
+            solvable, so the set returned is still a conflict but may not be irreducible.
+
+        Raises SearchLimit if the whole problem cannot be settled within node_limit.
+        """
+        core = list(self._constraints.values())
+        verdict = self._solvable(core, node_limit)
+        if verdict is None:
+            raise self._limit_error(Limit(f"node_limit={node_limit}"), None)
+        if verdict:
+            return []
+        for requirement in list(core):
+            rest = [other for other in core if other is not requirement]
+            if self._solvable(rest, node_limit) is False:
+                core = rest
+        return [requirement.name for requirement in core]
+
+    def _solvable(self, requirements: list[Requirement], node_limit: int | None) -> bool | None:
+        """Whether the requirements alone have a solution; None if that was not settled."""
+        self.stats = Stats()
+        model = Model(self.variables, [r.constraint for r in requirements])
+        try:
+            found = next(search(model, self.stats, perf_counter(), node_limit), None)
+        except Limit:
+            return None
+        return found is not None
+
+    def _search(
+        self,
+        objective: Expression | None,
+        node_limit: int | None,
+        time_limit: float | None,
+        keep: int,
+    ) -> Iterator[tuple[list[int], int | None]]:
+        for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
+            if limit is not None and not limit >= 0:
+                raise ValueError(f"{label}: expected a number >= 0 or None, got {limit!r}")
+        start = perf_counter()
+        if objective is not None:
+            for variable in variables_of(objective):
+                self._check_owner(variable, f"objective `{objective}`")
+        self.stats = stats = Stats()
+        model = Model(self.variables, [r.constraint for r in self.constraints], objective)
+        return search(model, stats, start, node_limit, time_limit, keep)
+
+    def _named(self, values: list[int]) -> dict[str, int]:
+        return dict(zip(self._variables, values, strict=True))
+
+    def _limit_error(self, limit: Limit, best: dict[str, int] | None) -> SearchLimit:
+        stats = self.stats
+        return SearchLimit(
+            f"{limit} reached after {stats.nodes} nodes and {stats.seconds:.3g} s; "
+            f"{'a solution is in .best, not proven optimal' if best else 'no solution yet'}. "
+            "Raise the limit, or give variables smaller domains",
+            best,
+            stats,
+        )
+
+    def _check_owner(self, variable: Variable, where: str) -> None:
+        if variable.owner is not self:
+            raise ValueError(
+                f"{where}: variable {variable.name!r} belongs to another Problem; "
+                "use the variables that this problem's variable() returned"
+            )
+
+
+def _domain(name: str, values: Iterable[int]) -> range | tuple[int, ...]:
+    """`values` as an ascending range or tuple."""
+    if isinstance(values, range):
+        domain: range | tuple[int, ...] = values if values.step > 0 else values[::-1]
+    else:
+        try:
+            domain = tuple(sorted({operator.index(v) for v in values}))
+        except TypeError:
+            raise TypeError(
+                f"variable {name!r}: values: expected a range or a list of integers, "
+                f"got {values!r}; a fixed value is a list of one"
+            ) from None
+    if not domain:
+        raise ValueError(f"variable {name!r}: values: expected at least one value, got none")
+    return domain
