@@ -220,6 +220,8 @@ class Model:
             return None  # linear: sums do this faster
         if any(self.store.lo[x] < 0 for x, _ in (*f1, *f2)):
             return None
+        if {x for x, _ in f1} & {x for x, _ in f2}:
+            return None  # narrowing one side would move the bounds of the other under our feet
         return c1, f1, c2, f2
 
     def _divides(self, number: Expression, divisor: Expression) -> Posted:
