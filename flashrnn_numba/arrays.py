@@ -26,7 +26,7 @@ def compute_dtype(dtype: str) -> np.dtype:
 
 
 def kind_of(array: Any, name: str) -> str:
-    """"numpy", "cupy" or "dlpack" (any other array on a CUDA device). TypeError for anything else,
+    """ "numpy", "cupy" or "dlpack" (any other array on a CUDA device). TypeError for anything else,
     naming the argument."""
     if isinstance(array, np.ndarray):
         return "numpy"

@@ -29,7 +29,7 @@ def check_call(
     kind = _check_kinds(Wx=Wx, R=R, b=b, states=states, reset=reset, lengths=lengths)
     dtype = _check_dtypes(Wx=Wx, R=R, b=b, states=states)
     _rank("Wx", Wx, "[B, T, Gx, H, D]")
-    B, T, Gx, H, D = Wx.shape
+    B, T, _, H, D = Wx.shape
     expected = [cell.input_gates, cell.recurrent_gates, cell.bias_gates]
     gx, gr, gb = (tuple(list(cell.gates)[i] for i in part) for part in expected)
     _axis("Wx", Wx, 2, "gates with input", len(gx), f"cell {cell.name!r} has {_names(gx)}")
