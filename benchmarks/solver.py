@@ -193,7 +193,14 @@ def rows(repeat: int) -> list[dict[str, object]]:
         row = measure(lambda d=head_dim, h=heads: flashrnn_lstm(d, h), repeat)  # type: ignore[misc]
         row |= {"problem": f"FlashRNN LSTM {head_dim} x {heads}", "constrint_ms": seconds * 1e3}
         table.append(row)
-    for head_dim, heads, batch in ((64, 12, 16), (256, 3, 16), (512, 1, 16), (768, 1, 16), (1024, 1, 16), (64, 12, 128)):
+    for head_dim, heads, batch in (
+        (64, 12, 16),
+        (256, 3, 16),
+        (512, 1, 16),
+        (768, 1, 16),
+        (1024, 1, 16),
+        (64, 12, 128),
+    ):
         row = measure(lambda a=(head_dim, heads, batch): tiling(*a), repeat)  # type: ignore[misc]
         row |= {"problem": f"tiling {head_dim} x {heads}, B {batch}", "constrint_ms": None}
         table.append(row)
@@ -207,7 +214,18 @@ def main() -> None:
     arguments = parser.parse_args()
     table = rows(arguments.repeat)
     line = "{:24} {:>4} {:>6} {:>12} {:>7} {:>12} {:>7} {:>14}"
-    print(line.format("problem", "vars", "constr", "feasible ms", "nodes", "optimal ms", "nodes", "ConstrINT ms"))
+    print(
+        line.format(
+            "problem",
+            "vars",
+            "constr",
+            "feasible ms",
+            "nodes",
+            "optimal ms",
+            "nodes",
+            "ConstrINT ms",
+        )
+    )
     for row in table:
         print(
             line.format(

@@ -21,8 +21,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .expressions import All, Any, Comparison, Constraint, Expression, Member, Variable
-from .expressions import as_expression
+from .expressions import (
+    All,
+    Any,
+    Comparison,
+    Constraint,
+    Expression,
+    Member,
+    Variable,
+    as_expression,
+)
 
 if TYPE_CHECKING:
     from .problem import Problem

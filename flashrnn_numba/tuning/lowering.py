@@ -24,7 +24,8 @@ from .expressions import (
     is_partial,
     variables_of,
 )
-from .store import Store
+from .filters import any_of, filter_by
+from .store import Fail, Store
 
 __all__ = ["Model"]
 
@@ -137,7 +138,7 @@ class Model:
             store.weight[v] += 1
         self.checks.append((test, list(scope)))
         if not exact:
-            run = pp.filter_by(store, test, scope, ROOT_VALUES, PAIRS)
+            run = filter_by(store, test, scope, ROOT_VALUES, PAIRS)
             store.post(run, scope, scope, late=True, settled=True)
 
     def _alternatives(self, part: Any) -> Posted:
@@ -153,7 +154,7 @@ class Model:
                             branch.append(run)
                             watched.update(nodes)
             branches.append(branch)
-        return [(pp.any_of(self.store, branches), list(watched), True, True)]
+        return [(any_of(self.store, branches), list(watched), True, True)]
 
     def _comparison(self, part: Comparison) -> tuple[Posted, bool]:
         """Propagators for a comparison, and whether they are exact with one variable open."""
@@ -195,9 +196,7 @@ class Model:
         if not equal:
             run = pp.plain_product_less(self.store, c1, f1, c2, f2)
             return [(run, nodes, False, False)]
-        posted: Posted = [
-            (pp.plain_product_equal(self.store, c1, f1, c2, f2), nodes, False, False)
-        ]
+        posted: Posted = [(pp.plain_product_equal(self.store, c1, f1, c2, f2), nodes, False, False)]
         if (c1, c2) != (1, 1) or len(nodes) > 2:
             run = pp.product_multiples(self.store, c1, f1, c2, f2)
             posted.append((run, nodes, True, False))
@@ -421,4 +420,4 @@ def _keep_members(store: Store, x: int, members: Sequence[int]) -> bool:
 
 
 def _fail() -> None:
-    raise pp.Fail
+    raise Fail

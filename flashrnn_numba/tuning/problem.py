@@ -1,10 +1,10 @@
 """`Problem`: integer variables, constraints and a cost, solved to proven optimality.
 
-    p = Problem()
-    tile, count = p.variable("tile", [8, 16, 32]), p.variable("count", range(1, 65))
-    p.require(tile * count == 512, name="covers the head", unit="columns")
-    p.require(512 % (tile * 4) == 0)
-    p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
+p = Problem()
+tile, count = p.variable("tile", [8, 16, 32]), p.variable("count", range(1, 65))
+p.require(tile * count == 512, name="covers the head", unit="columns")
+p.require(512 % (tile * 4) == 0)
+p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .expressions import (
     variables_of,
 )
 from .lowering import Model
-from .search import Limit, SearchLimit, Stats, search
+from .search import Limit, Search, SearchLimit, Stats
 
 __all__ = ["Problem", "Requirement"]
 
@@ -77,9 +77,7 @@ class Problem:
 
     # -- stating -----------------------------------------------------------------------------
 
-    def variable(
-        self, name: str, values: Iterable[int], prefer: str = "smallest"
-    ) -> Variable:
+    def variable(self, name: str, values: Iterable[int], prefer: str = "smallest") -> Variable:
         """A new integer variable.
 
         name -- its key in solutions, unique in the problem.
@@ -229,10 +227,10 @@ class Problem:
 
     def _solvable(self, requirements: list[Requirement], node_limit: int | None) -> bool | None:
         """Whether the requirements alone have a solution; None if that was not settled."""
-        self.stats = Stats()
+        self.stats, start = Stats(), perf_counter()
         model = Model(self.variables, [r.constraint for r in requirements])
         try:
-            found = next(search(model, self.stats, perf_counter(), node_limit), None)
+            found = next(Search(model, self.stats, start, node_limit).solutions(), None)
         except Limit:
             return None
         return found is not None
@@ -253,7 +251,7 @@ class Problem:
                 self._check_owner(variable, f"objective `{objective}`")
         self.stats = stats = Stats()
         model = Model(self.variables, [r.constraint for r in self.constraints], objective)
-        return search(model, stats, start, node_limit, time_limit, keep)
+        return Search(model, stats, start, node_limit, time_limit, keep).solutions()
 
     def _named(self, values: list[int]) -> dict[str, int]:
         return dict(zip(self._variables, values, strict=True))

@@ -2,7 +2,7 @@
 
 Every function here returns a closure that reads and narrows bounds in a `Store`, for speed: the
 lists are bound once and the inner loops touch nothing else. All are sound (they never remove a
-value that is part of a solution); completeness comes from `filter_by` and from the check of each
+value that is part of a solution); completeness comes from `filters.py` and from the check of each
 complete assignment in `search.py`.
 
 A product is a list of (node, exponent) with a coefficient; "plain" products have a positive
@@ -21,10 +21,8 @@ Factors = Sequence[tuple[int, int]]
 
 __all__ = [
     "Run",
-    "any_of",
     "divides",
     "extremum",
-    "filter_by",
     "floor_divide",
     "linear_equal",
     "linear_less",
@@ -41,8 +39,10 @@ def root(number: int, degree: int) -> int:
     """The largest r with r ** degree <= number, for number >= 0."""
     if degree == 1 or number < 2:
         return number
-    r = int(round(number ** (1.0 / degree))) if number < 1 << 52 else 1 << (
-        -(-number.bit_length() // degree)
+    r = (
+        round(number ** (1.0 / degree))
+        if number < 1 << 52
+        else 1 << (-(-number.bit_length() // degree))
     )
     while r**degree > number:  # Newton's steps from above; at most a few
         r = min(((degree - 1) * r + number // r ** (degree - 1)) // degree, r - 1)
@@ -212,7 +212,7 @@ def product_multiples(store: Store, c1: int, f1: Factors, c2: int, f2: Factors) 
     def run() -> None:
         known1, open1 = _reduce(store, c1, f1)
         known2, open2 = _reduce(store, c2, f2)
-        if len(open1) > 1 and len(open2) > 1 or not known1 or not known2:
+        if (len(open1) > 1 and len(open2) > 1) or not known1 or not known2:
             return
         common = gcd(known1, known2)
         _one_side(store, known1 // common, open1, known2 // common, open2)
@@ -430,92 +430,3 @@ def extremum(store: Store, args: Sequence[int], z: int, largest: bool) -> Run:
             store.set_hi(able[0], hi[z])
 
     return run_max if largest else run_min
-
-
-# -- whole constraints ---------------------------------------------------------------------------
-
-
-def any_of(store: Store, branches: Sequence[Sequence[Run]]) -> Run:
-    """At least one branch holds; a branch is its propagators (none: we cannot tell)."""
-
-    def alive(branch: Sequence[Run]) -> bool:
-        mark = len(store.trail)
-        try:
-            for run in branch:
-                run()
-        except Fail:
-            return False
-        finally:
-            store.undo(mark)
-        return True
-
-    def run() -> None:
-        possible = [branch for branch in branches if alive(branch)]
-        if not possible:
-            raise Fail
-        if len(possible) == 1:
-            for step in possible[0]:
-                step()
-
-    return run
-
-
-def filter_by(
-    store: Store, test: Callable[..., int], scope: Sequence[int], most: int, pairs: int
-) -> Run:
-    """Exact filtering once one variable of `scope` is open, or two with few pairs of values.
-
-    most, pairs -- how many values, or pairs of values, are tried at most.
-    """
-    lo, hi = store.lo, store.hi
-
-    def holds(args: list[int]) -> bool:
-        try:
-            return bool(test(*args))
-        except ZeroDivisionError:
-            return False
-
-    def one(n: int, args: list[int]) -> None:
-        x = scope[n]
-        vals = store.values(x)
-        if len(vals) > most:
-            return
-        kept = []
-        for v in vals:
-            args[n] = v
-            if holds(args):
-                kept.append(v)
-        if len(kept) < len(vals):
-            store.set_values(x, tuple(kept))
-
-    def two(n: int, m: int, args: list[int]) -> None:
-        xs, ys = store.values(scope[n]), store.values(scope[m])
-        if len(xs) * len(ys) > pairs:
-            return
-        kept, supported = [], set()
-        for v in xs:
-            args[n] = v
-            some = False
-            for w in ys:
-                args[m] = w
-                if holds(args):
-                    some = True
-                    supported.add(w)
-            if some:
-                kept.append(v)
-        if len(kept) < len(xs):
-            store.set_values(scope[n], tuple(kept))
-        if len(supported) < len(ys):
-            store.set_values(scope[m], tuple(sorted(supported)))
-
-    def run() -> None:
-        args = [lo[x] for x in scope]
-        free = [n for n, x in enumerate(scope) if lo[x] != hi[x]]
-        if len(free) == 1:
-            one(free[0], args)
-        elif len(free) == 2:
-            two(free[0], free[1], args)
-        elif not free and not holds(args):
-            raise Fail
-
-    return run

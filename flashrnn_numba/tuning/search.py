@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 from .lowering import Model
 
-__all__ = ["Limit", "SearchLimit", "Stats", "search"]
+__all__ = ["Limit", "Search", "SearchLimit", "Stats"]
 
 ENUMERATE = 24  # a domain up to this size is branched value by value, a larger one is halved
 
@@ -30,7 +31,7 @@ class Stats:
     solutions: int = 0
 
 
-class SearchLimit(RuntimeError):
+class SearchLimit(RuntimeError):  # noqa: N818 -- the name in the public interface
     """The node or time limit was reached before the search was complete.
 
     `best` is the best solution so far, or None; it is not proven optimal. `stats` says what the
@@ -43,52 +44,61 @@ class SearchLimit(RuntimeError):
         self.stats = stats
 
 
-class Limit(Exception):
-    """Inside the search: which limit was reached."""
+class Limit(Exception):  # noqa: N818 -- inside the search: which limit was reached
+    """Becomes a `SearchLimit` in `Problem`, which knows the names."""
 
 
-def search(
-    model: Model,
-    stats: Stats,
-    start: float,
-    node_limit: int | None = None,
-    time_limit: float | None = None,
-    keep: int = 1,
-) -> Iterator[tuple[list[int], int | None]]:
-    """Yield (values, cost) of solutions; with an objective, each better than the keep-th best.
+class Search:
+    """One depth-first search.
 
-    Raises Limit when a limit is reached.
+    keep -- with an objective: how many of the best solutions are wanted. A branch is cut when it
+        cannot beat the keep-th best so far.
     """
-    store, nodes = model.store, model.nodes
-    best: list[int] = []  # the costs of the keep best solutions, ascending
-    objective = model.objective
-    falling = _falling(model)
-    stack: list[tuple[int, int, list[Sequence[int]]]] = []
-    if model.infeasible or not store.propagate():
-        stats.failures += 1
-        stats.propagations = store.propagations
-        stats.seconds = perf_counter() - start
-        return
-    while True:
-        x = _choose(model)
-        if x is None:
-            found = _accept(model)
-            if found is None:
-                stats.failures += 1
+
+    def __init__(
+        self,
+        model: Model,
+        stats: Stats,
+        start: float,
+        node_limit: int | None = None,
+        time_limit: float | None = None,
+        keep: int = 1,
+    ) -> None:
+        self.model = model
+        self.stats = stats
+        self.start = start
+        self.node_limit = node_limit
+        self.time_limit = time_limit
+        self.keep = keep
+        self.costs: list[int] = []  # of the keep best solutions, ascending
+        self.falling = _falling(model)
+        # Where a variable was branched on: trail length before, variable, branches left (last
+        # first).
+        self.stack: list[tuple[int, int, list[Sequence[int]]]] = []
+
+    def solutions(self) -> Iterator[tuple[list[int], int | None]]:
+        """(values, cost) of each solution found. Raises Limit."""
+        store = self.model.store
+        if self.model.infeasible or not store.propagate():
+            self.stats.failures += 1
+            self._account()
+            return
+        alive = True
+        while alive:
+            x = _choose(self.model)
+            if x is None:
+                found = self._accept()
+                if found is not None:
+                    yield found
             else:
-                stats.solutions += 1
-                stats.seconds = perf_counter() - start
-                stats.propagations = store.propagations
-                if stats.first is None:
-                    stats.first = stats.seconds
-                cost = found[1]
-                if cost is not None:
-                    best.append(cost)
-                    best.sort()
-                    del best[keep:]
-                yield found
-        else:
-            stack.append((len(store.trail), x, _branches(store.values(x), x in falling)))
+                branches = _branches(store.values(x), x in self.falling)
+                self.stack.append((len(store.trail), x, branches))
+            alive = self._advance()
+        self._account()
+
+    def _advance(self) -> bool:
+        """Take the next branch that propagation does not refute; False when none is left."""
+        store, stats, stack = self.model.store, self.stats, self.stack
         while stack:
             mark, x, branches = stack[-1]
             store.undo(mark)
@@ -97,31 +107,58 @@ def search(
                 continue
             branch = branches.pop()
             stats.nodes += 1
-            if node_limit is not None and stats.nodes > node_limit:
-                raise Limit(f"node_limit={node_limit}")
-            if (
-                time_limit is not None
-                and not stats.nodes & 15
-                and perf_counter() - start > time_limit
-            ):
-                raise Limit(f"time_limit={time_limit}")
+            self._check_limits()
             if len(branch) == 1:
                 store.fix(x, branch[0])
             else:
                 store.set_values(x, branch)
-            if objective is not None and len(best) == keep and store.hi[objective] >= best[-1]:
-                if store.lo[objective] >= best[-1]:
-                    store._drop_queue()
-                    stats.failures += 1
-                    continue
-                store.set_hi(objective, best[-1] - 1)
-            if store.propagate():
-                break
+            if self._bound() and store.propagate():
+                return True
             stats.failures += 1
-        else:
-            stats.propagations = store.propagations
-            stats.seconds = perf_counter() - start
-            return
+        return False
+
+    def _bound(self) -> bool:
+        """Demand a cost below the keep-th best; False if this branch cannot have one."""
+        objective = self.model.objective
+        if objective is None or len(self.costs) < self.keep:
+            return True
+        store, most = self.model.store, self.costs[-1] - 1
+        if store.lo[objective] > most:
+            store.drop_queue()
+            return False
+        if store.hi[objective] > most:
+            store.set_hi(objective, most)
+        return True
+
+    def _accept(self) -> tuple[list[int], int | None] | None:
+        """The complete assignment, if it passes every exact test; and remember its cost."""
+        found = _checked(self.model)
+        if found is None:
+            self.stats.failures += 1
+            return None
+        self.stats.solutions += 1
+        self._account()
+        if self.stats.first is None:
+            self.stats.first = self.stats.seconds
+        if found[1] is not None:
+            insort(self.costs, found[1])
+            del self.costs[self.keep :]
+        return found
+
+    def _check_limits(self) -> None:
+        nodes = self.stats.nodes
+        if self.node_limit is not None and nodes > self.node_limit:
+            self._account()
+            raise Limit(f"node_limit={self.node_limit}")
+        # The clock costs as much as a propagator: look at it now and then.
+        if self.time_limit is not None and nodes & 15 == 1:
+            self._account()
+            if self.stats.seconds > self.time_limit:
+                raise Limit(f"time_limit={self.time_limit}")
+
+    def _account(self) -> None:
+        self.stats.propagations = self.model.store.propagations
+        self.stats.seconds = perf_counter() - self.start
 
 
 def _choose(model: Model) -> int | None:
@@ -153,8 +190,8 @@ def _branches(vals: Sequence[int], falling: bool) -> list[Sequence[int]]:
     return ordered
 
 
-def _accept(model: Model) -> tuple[list[int], int | None] | None:
-    """The complete assignment if it passes every exact test."""
+def _checked(model: Model) -> tuple[list[int], int | None] | None:
+    """(values, cost) of the complete assignment if it passes every exact test."""
     lo = model.store.lo
     try:
         for test, scope in model.checks:

@@ -20,7 +20,7 @@ __all__ = ["Fail", "Store", "divisors"]
 CREEP = 24
 
 
-class Fail(Exception):
+class Fail(Exception):  # noqa: N818 -- an event of the search, never an error of the user's
     """Some domain became empty."""
 
 
@@ -190,18 +190,18 @@ class Store:
                     run[p]()
         except Fail:
             queued[p] = False
-            self._drop_queue()
+            self.drop_queue()
             weight = self.weight
             for i in self.scope[p]:
                 weight[i] += 1
             self.propagations += budget - left
             return False
         if not left:
-            self._drop_queue()
+            self.drop_queue()
         self.propagations += budget - left
         return True
 
-    def _drop_queue(self) -> None:
+    def drop_queue(self) -> None:
         queued = self.queued
         for queue in (self.quick_queue, self.late_queue):
             for p in queue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 
@@ -45,7 +46,9 @@ def constraints(expression: st.SearchStrategy, combined: bool = True):
     bound = st.builds(
         Comparison, st.sampled_from(["<=", "==", ">="]), expression, small.map(as_expression)
     )
-    divides = st.builds(lambda a, b: Comparison("==", a % b, as_expression(0)), expression, expression)
+    divides = st.builds(
+        lambda a, b: Comparison("==", a % b, as_expression(0)), expression, expression
+    )
     member = st.builds(
         lambda a, values: a.isin(values), expression, st.lists(small, min_size=1, max_size=4)
     )
@@ -56,8 +59,10 @@ def constraints(expression: st.SearchStrategy, combined: bool = True):
         )
     return st.recursive(
         single,
-        lambda inner: st.builds(lambda a, b: a & b, inner, inner)
-        | st.builds(lambda a, b: a | b, inner, inner),
+        lambda inner: (
+            st.builds(lambda a, b: a & b, inner, inner)
+            | st.builds(lambda a, b: a | b, inner, inner)
+        ),
         max_leaves=3,
     )
 
@@ -132,9 +137,9 @@ def holds(constraint: Constraint, values: dict[str, int]) -> bool:
     if kind == "Truth":
         return constraint.value
     if kind == "All":
-        return all([holds(item, values) for item in constraint.items])
+        return all(holds(item, values) for item in constraint.items)
     if kind == "Any":
-        return any([holds(item, values) for item in constraint.items])
+        return any(holds(item, values) for item in constraint.items)
     try:
         if kind == "Member":
             return evaluate(constraint.expression, values) in constraint.values
@@ -161,17 +166,13 @@ def box(problem: Problem):
 def brute_force(problem: Problem, requirements=None) -> list[dict[str, int]]:
     """All solutions, by trying the whole box."""
     wanted = problem.constraints if requirements is None else requirements
-    return [
-        values for values in box(problem) if all(holds(r.constraint, values) for r in wanted)
-    ]
+    return [values for values in box(problem) if all(holds(r.constraint, values) for r in wanted)]
 
 
 def least(solutions: list[dict[str, int]], objective: Expression) -> list[int]:
     """The objective's values at the solutions where it has one, ascending."""
     costs = []
     for values in solutions:
-        try:
+        with contextlib.suppress(ZeroDivisionError):
             costs.append(evaluate(objective, values))
-        except ZeroDivisionError:
-            pass
     return sorted(costs)

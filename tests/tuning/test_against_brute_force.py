@@ -14,9 +14,7 @@ from flashrnn_numba.tuning import Problem
 from .strategies import brute_force, evaluate, holds, least, problems
 
 EXAMPLES = int(os.environ.get("FLASHRNN_EXAMPLES", "150"))
-thorough = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck)
-)
+thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def key(solutions):
@@ -39,7 +37,8 @@ def test_optimum(case):
     best = case.problem.solve(minimize=case.objective)
     worst = case.problem.solve(maximize=case.objective)
     if not costs:
-        assert best is None and worst is None
+        assert best is None
+        assert worst is None
         return
     for found, cost in ((best, costs[0]), (worst, costs[-1])):
         assert found is not None
