@@ -25,7 +25,7 @@ from .driver import DeviceNotFoundError, Driver
 
 __all__ = ["Device", "DeviceNotFoundError"]
 
-# [occ]: registers come in units of 256 a warp, warps in fours (one a sub-partition of the SM).
+# [occ]: registers come in units of 256 a warp; an SM is four sub-partitions with a file each.
 REGISTER_UNIT = 256
 SUBPARTITIONS = 4
 WARP = 32
@@ -116,12 +116,14 @@ class Device:
         if registers > self.registers_per_thread:
             return 0
         warps = -(-threads // WARP)
-        allocated = -(-warps // SUBPARTITIONS) * SUBPARTITIONS
         per_warp = self.registers_per_warp(registers)
-        if per_warp * allocated > self.registers_per_block:
+        # A block must fit as if its warps were spread evenly over the sub-partitions; beside
+        # other blocks they are counted as they are.
+        assumed = -(-warps // SUBPARTITIONS) * SUBPARTITIONS
+        if per_warp * assumed > self.registers_per_block:
             return 0
         per_partition = self.registers_per_sm // SUBPARTITIONS // per_warp
-        return per_partition * SUBPARTITIONS // allocated
+        return per_partition * SUBPARTITIONS // warps
 
     def resident_blocks(self, threads: int, registers: int, shared_bytes: int) -> int:
         """How many such blocks the device holds at once: what a grid barrier may count on."""

@@ -82,6 +82,8 @@ class Model:
         self.objective: int | None = None
         self.cost: tuple[Callable[..., int], list[int]] | None = None
         self._known: dict[object, int] = {}
+        self._most: dict[tuple[tuple[Monomial, int], ...], int] = {}  # upper bounds of sums
+        self._required = True  # False inside an alternative
         self._of: dict[int, int] = {}
         for variable in variables:
             self._of[id(variable)] = self._declare(variable.domain)
@@ -148,12 +150,14 @@ class Model:
             branch: list[pp.Run] = []
             # A partial operation would have to hold outside its own branch: leave it opaque.
             if not is_partial(item):
+                self._required = False
                 for piece in _flat(item):
                     if isinstance(piece, Comparison):
                         for run, nodes, _, _ in self._comparison(piece)[0]:
                             branch.append(run)
                             watched.update(nodes)
             branches.append(branch)
+        self._required = True
         return [(any_of(self.store, branches), list(watched), True, True)]
 
     def _comparison(self, part: Comparison) -> tuple[Posted, bool]:
@@ -184,6 +188,8 @@ class Model:
             return [(_fail, list(self._scope), False, True)]
         terms = {m: c // common for m, c in total.terms.items()}
         constant = -(-total.constant // common)
+        if self._contradicts(terms, constant, equal):
+            return [(_fail, list(self._scope), False, True)]
         sides = self._two_products(terms, constant)
         if sides is None:
             pairs = [(c, self._product(m)) for m, c in terms.items()]
@@ -201,6 +207,21 @@ class Model:
             run = pp.product_multiples(self.store, c1, f1, c2, f2)
             posted.append((run, nodes, True, False))
         return posted
+
+    def _contradicts(self, terms: dict[Monomial, int], constant: int, equal: bool) -> bool:
+        """Whether the same sum is bounded elsewhere so that nothing is left for it.
+
+        a < b and b < a would otherwise be refuted one value at a time.
+        """
+        if not self._required:  # an alternative binds nobody else
+            return False
+        key = tuple(sorted(terms.items()))
+        opposite = tuple((m, -c) for m, c in key)
+        most = self._most
+        most[key] = min(most.get(key, -constant), -constant)
+        if equal:
+            most[opposite] = min(most.get(opposite, constant), constant)
+        return opposite in most and most[key] + most[opposite] < 0
 
     def _two_products(
         self, terms: dict[Monomial, int], constant: int

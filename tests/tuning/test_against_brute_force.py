@@ -1,19 +1,22 @@
 """The solver agrees with trying everything, on random problems.
 
-FLASHRNN_EXAMPLES sets how many problems each test draws (default 150).
+FLASHRNN_EXAMPLES sets how many problems each test draws (default 100).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flashrnn_numba.tuning import Problem
 
 from .strategies import brute_force, evaluate, holds, least, problems
 
-EXAMPLES = int(os.environ.get("FLASHRNN_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FLASHRNN_EXAMPLES", "100"))
 thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -78,3 +81,57 @@ def test_text_form_round_trip(case):
     names = {v.name for v in again.variables}
     assert names == {v.name for v in case.problem.variables}
     assert key(again.solutions()) == key(expected)
+
+
+# -- text written by hand, read by splitting ---------------------------------------------------
+
+numbers = st.integers(0, 12).map(str)
+factors = st.one_of(
+    st.sampled_from("ABC"), numbers, st.builds("{} ^ {}".format, st.sampled_from("ABC"), st.just(2))
+)
+products = st.lists(factors, min_size=1, max_size=4).map(" * ".join)
+sums = st.lists(products, min_size=1, max_size=3).map(" + ".join)
+statements = st.one_of(
+    st.builds("{} {} {}".format, sums, st.sampled_from(["==", "<=", "<", ">=", ">"]), sums),
+    st.builds("{} % {} == 0".format, sums, sums),
+    st.builds("{} | {} == {}".format, st.builds("{} <= {}".format, sums, sums), sums, sums),
+)
+
+
+def by_splitting(text: str, values: dict[str, int]) -> int | bool:
+    """What a text without brackets means, by splitting it at the weakest sign as ConstrINT does."""
+    text = text.strip()
+    for sign, combine in (
+        (";", lambda parts: all(parts)),
+        ("|", lambda parts: any(parts)),
+        ("<=", lambda parts: parts[0] <= parts[1]),
+        (">=", lambda parts: parts[0] >= parts[1]),
+        ("==", lambda parts: parts[0] == parts[1]),
+        ("<", lambda parts: parts[0] < parts[1]),
+        (">", lambda parts: parts[0] > parts[1]),
+        ("%", lambda parts: parts[0] % parts[1] if parts[1] else -1),
+        ("+", sum),
+        ("*", math.prod),
+        ("^", lambda parts: parts[0] ** parts[1]),
+    ):
+        if sign in text:
+            return combine([by_splitting(part, values) for part in text.split(sign)])
+    return values[text] if text in values else int(text)
+
+
+@thorough
+@given(
+    st.lists(statements, min_size=1, max_size=5),
+    st.tuples(*[st.lists(st.integers(1, 24), min_size=1, max_size=8, unique=True)] * 3),
+)
+def test_text_means_what_splitting_says(lines, lists):
+    domains = dict(zip("ABC", lists, strict=True))
+    text = ";\n".join(lines)
+    given_lists = "; ".join(f"{name} == {values}" for name, values in domains.items())
+    found = Problem.parse(f"{given_lists};\n# then\n{text}").solutions()
+    expected = [
+        dict(zip("ABC", point, strict=True))
+        for point in itertools.product(*domains.values())
+        if by_splitting(text, dict(zip("ABC", point, strict=True)))
+    ]
+    assert key(found) == key(expected)
