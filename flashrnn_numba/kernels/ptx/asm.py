@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_type_hints
 
 from llvmlite import ir
 from numba import cuda
-from numba.cuda import cgutils
+from numba.cuda import cgutils  # type: ignore[attr-defined]
 from numba.cuda.core.errors import TypingError
 from numba.cuda.extending import intrinsic
 

@@ -117,7 +117,7 @@ def mbarrier_try_wait(t: Any, address: U32, parity: U32) -> Bool:
 )
 def mbarrier_try_wait_cluster(t: Any, address: U32, parity: U32) -> Bool:
     """mbarrier_try_wait that acquires what other blocks of the cluster released."""
-    return t.mbarrier_try(address, parity)
+    return t.mbarrier_try(address, parity, cluster_scope=True)
 
 
 @instruction(
@@ -135,7 +135,7 @@ def mbarrier_wait(t: Any, address: U32, parity: U32) -> None:
 )
 def mbarrier_wait_cluster(t: Any, address: U32, parity: U32) -> None:
     """mbarrier_wait that acquires what other blocks of the cluster released."""
-    t.mbarrier_wait(address, parity)
+    t.mbarrier_wait(address, parity, cluster_scope=True)
 
 
 # Copies that complete on an mbarrier. Sizes are multiples of 16, as are the addresses.
