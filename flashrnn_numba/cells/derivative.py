@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .expression import (
     Expression,
@@ -50,14 +50,14 @@ def _pull_back(y: Expression, d: Expression) -> Sequence[tuple[Expression, Expre
         case "add":
             return (a[0], d), (a[1], d)
         case "subtract":
-            return (a[0], d), (a[1], negative(d))
+            return (a[0], d), (a[1], _minus(d))
         case "negative":
-            return ((a[0], negative(d)),)
+            return ((a[0], _minus(d)),)
         case "multiply":
             return (a[0], _times(d, a[1])), (a[1], _times(d, a[0]))
         case "divide":
             through = _over(d, a[1])
-            return (a[0], through), (a[1], negative(_times(through, y)))
+            return (a[0], through), (a[1], _minus(_times(through, y)))
         case "power":
             return ((a[0], _times(d, multiply(constant(y.value), power(a[0], y.value - 1)))),)
         case "sigmoid":
@@ -79,7 +79,7 @@ def _pull_back(y: Expression, d: Expression) -> Sequence[tuple[Expression, Expre
             return ((a[0], select(compare("less", zero, a[0]), d, zero)),)
         case "abs":
             positive, below = compare("less", zero, a[0]), compare("less", a[0], zero)
-            return ((a[0], select(positive, d, select(below, negative(d), zero))),)
+            return ((a[0], select(positive, d, select(below, _minus(d), zero))),)
         case "maximum" | "minimum":
             first, second = a if y.operation == "minimum" else (a[1], a[0])
             takes_first_argument = compare("less_equal", first, second)
@@ -93,26 +93,52 @@ def _pull_back(y: Expression, d: Expression) -> Sequence[tuple[Expression, Expre
             return ()
 
 
-# A mask where(c, d, 0) stays outside of the products that follow it: where(c, d * e, 0). Inside, a
-# branch not taken would turn 0 times an infinite derivative into nan.
+# A branch not taken passes no gradient on, not even where the derivative that comes next is infinite
+# (0 times infinity is nan). So a mask where(c, d, 0) stays outside of what follows it,
+# where(c, d * e, 0), and a sum of several masks is tested for 0.
 
 
 def _is_mask(d: Expression) -> bool:
     return d.operation == "where" and any(is_constant(x, 0) for x in d.arguments[1:])
 
 
+def _may_be_masked(d: Expression) -> bool:
+    """Whether masks in d can make it 0: the factors of a product are not looked into."""
+    a = d.arguments
+    match d.operation:
+        case "negative":
+            return _may_be_masked(a[0])
+        case "add" | "subtract":
+            return _may_be_masked(a[0]) and _may_be_masked(a[1])
+        case "where":
+            return _is_mask(d) or _may_be_masked(a[1]) or _may_be_masked(a[2])
+        case _:
+            return False
+
+
 def _times(d: Expression, factor: Expression) -> Expression:
-    if _is_mask(d):
-        condition, a, b = d.arguments
-        return select(condition, _times(a, factor), _times(b, factor))
-    return multiply(d, factor)
+    return _outside_masks(d, lambda x: multiply(x, factor))
 
 
 def _over(d: Expression, divisor: Expression) -> Expression:
+    return _outside_masks(d, lambda x: divide(x, divisor))
+
+
+def _minus(d: Expression) -> Expression:
     if _is_mask(d):
         condition, a, b = d.arguments
-        return select(condition, _over(a, divisor), _over(b, divisor))
-    return divide(d, divisor)
+        return select(condition, _minus(a), _minus(b))
+    return negative(d)
+
+
+def _outside_masks(d: Expression, scale: Callable[[Expression], Expression]) -> Expression:
+    if _is_mask(d):
+        condition, a, b = d.arguments
+        return select(condition, _outside_masks(a, scale), _outside_masks(b, scale))
+    if _may_be_masked(d):
+        zero = constant(0)
+        return select(compare("equal", d, zero), zero, scale(d))
+    return scale(d)
 
 
 def _sum(x: Expression, y: Expression) -> Expression:
