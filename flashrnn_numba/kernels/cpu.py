@@ -12,7 +12,7 @@ from ..arrays import compute_dtype
 from . import cpu_steps, cpu_threads
 from .cpu_pointwise import W, compiled, rows
 from .cpu_steps import Share, Sizes
-from .cpu_storage import flat
+from .cpu_storage import flat, writable
 from .interface import Gradients, Inputs, Task
 
 name = "cpu"
@@ -111,9 +111,9 @@ def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = 
             cpu_steps.backward_share,
             (
                 z, share, function, meet, w, acc, _index(cell.recurrent_gates, z), packed.array,
-                first.ravel(), reset, lengths, real.type(task.clip or 0), kept.states.ravel(),
-                kept.gates.ravel(), given, at, *strides, x.ravel(), carry.ravel(), dfirst.ravel(),
-                dgates.ravel(), previous.ravel(),
+                first.ravel(), reset, lengths, real.type(task.clip or 0),
+                writable(kept.states, real), kept.gates.ravel(), given, at, *strides, x.ravel(),
+                carry.ravel(), dfirst.ravel(), dgates.ravel(), previous.ravel(),
             ),
             packed,
         )  # fmt: skip
@@ -274,9 +274,9 @@ def _flags(task: Task, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     if inputs.reset is None:
         reset = np.zeros(task.B * task.T, np.bool_)
     else:
-        reset = np.ascontiguousarray(inputs.reset).ravel()
+        reset = writable(inputs.reset, np.bool_)
     lengths = np.full(task.B, task.T) if inputs.lengths is None else inputs.lengths
-    return reset, np.ascontiguousarray(lengths, np.int64)
+    return reset, writable(lengths, np.int64)
 
 
 def _index(gates: tuple[int, ...], z: Sizes) -> np.ndarray:

@@ -33,8 +33,31 @@ def flat(array: np.ndarray, dtype: str) -> tuple[np.ndarray, int, tuple[int, ...
     reach = [(n - 1) * s for n, s in zip(array.shape, strides, strict=True)]
     low, high = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
     backward = tuple(slice(None, None, -1) if r < 0 else slice(None) for r in reach)
-    base = np.lib.stride_tricks.as_strided(array[backward], (high - low + 1,), (size,))
-    return base, -low, strides
+    return np.asarray(_Memory(array[backward], high - low + 1)), -low, strides
+
+
+def writable(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """The array, contiguous and flat, of a dtype, as compiled code takes it (see _Memory)."""
+    array = np.ascontiguousarray(array, dtype)
+    return np.asarray(_Memory(array, array.size))
+
+
+class _Memory:
+    """So many items from an array's first one on, not marked as read-only.
+
+    numba compiles anew for read-only arguments: seconds for each combination of arrays that are
+    (numpy.broadcast_to, a memory map) and are not. The loops only read what a caller gave.
+    """
+
+    def __init__(self, array: np.ndarray, count: int) -> None:
+        interface = array.__array_interface__
+        self._owner = array
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": interface["typestr"],
+            "shape": (count,),
+            "data": (interface["data"][0], False),
+        }
 
 
 @_compile
