@@ -48,15 +48,14 @@ def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, K
     common.append(bias.ravel())
     packed = _Packed(z, inputs.R, task, cpu_steps.pack_forward)
 
-    def job(share: Share, x: np.ndarray, s: np.ndarray) -> Job:
-        w = np.zeros(rows(cell, "forward") * W, real)
-        acc = np.empty(max(1, z.panels * share.rows * W), real)
+    def job(share: Share, x: np.ndarray) -> Job:
         return Job(
             cpu_steps.forward_share,
             (
-                z, share, function, meet, w, acc, *common, packed.array, first.ravel(), reset,
-                lengths, x.ravel(), s.ravel(), flat(states, task.dtype)[0], exact.ravel(),
-                gates.ravel(),
+                z, share, function, meet, _strips(z, share, rows(cell, "forward"), real),
+                np.empty(max(1, z.panels * share.rows * W), real), *common, packed.array,
+                first.ravel(), reset, lengths, x.ravel(), flat(states, task.dtype)[0],
+                exact.ravel(), gates.ravel(),
             ),
             packed,
         )  # fmt: skip
@@ -65,10 +64,9 @@ def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, K
     teams = _teams(task, z)
     for team in teams:
         row0, count = team.shares[0].first_row, team.shares[0].rows
-        s = first[:, row0 : row0 + count].transpose(0, 2, 1, 3).copy("C")
         x = np.zeros((2, task.H, count, z.K), real)
-        x[0, :, :, : task.D] = s[0, :, :, : task.D]
-        jobs += [job(share, x, s) for share in team.shares]
+        x[0] = first[0, row0 : row0 + count, :, : task.D].transpose(1, 0, 2)
+        jobs += [job(share, x) for share in team.shares]
     if states.size:
         _run(jobs)
     if task.T:
@@ -88,7 +86,7 @@ def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = 
     cell, real, dtype = task.cell, compute_dtype(task.dtype), inputs.Wx.dtype
     z = _sizes(task, backward=True)
     first = _first(task, inputs, z)
-    dgates = np.zeros((task.B, task.T, z.gates, task.H, task.D), real)
+    dgates = np.empty((task.B, task.T, z.gates, task.H, task.D), real)
     previous = np.empty((task.B, task.T, task.H, task.D), real)
     ds = np.zeros((z.states, task.B, task.H, z.padded), real)
     if dlast is not None:
@@ -104,32 +102,22 @@ def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = 
     function, meet = compiled(cell, "vjp", real.name), cpu_threads.waiting_function()
     packed = _Packed(z, inputs.R, task, cpu_steps.pack_backward)
 
-    def job(share: Share, x: np.ndarray, carry: np.ndarray) -> Job:
-        w = np.zeros(rows(cell, "vjp") * W, real)
-        acc = np.empty(share.rows * W, real)
+    def job(share: Share) -> Job:
         return Job(
             cpu_steps.backward_share,
             (
-                z, share, function, meet, w, acc, _index(cell.recurrent_gates, z), packed.array,
+                z, share, function, meet, _strips(z, share, rows(cell, "vjp"), real),
+                np.empty(share.rows * W, real), _index(cell.recurrent_gates, z), packed.array,
                 first.ravel(), reset, lengths, real.type(task.clip or 0),
-                writable(kept.states, real), kept.gates.ravel(), given, at, *strides, x.ravel(),
-                carry.ravel(), dfirst.ravel(), dgates.ravel(), previous.ravel(),
+                writable(kept.states, real), kept.gates.ravel(), given, at, *strides, ds.ravel(), dfirst.ravel(),
+                dgates.ravel(), previous.ravel(),
             ),
             packed,
         )  # fmt: skip
 
-    jobs, carries = [], []
     teams = _teams(task, z)
-    for team in teams:
-        row0, count = team.shares[0].first_row, team.shares[0].rows
-        carry = ds[:, row0 : row0 + count].transpose(0, 2, 1, 3).copy("C")
-        x = np.zeros((2, task.H, count, z.K), real)
-        jobs += [job(share, x, carry) for share in team.shares]
-        carries.append((slice(row0, row0 + count), carry))
     if dgates.size:
-        _run(jobs)
-        for part, carry in carries:
-            ds[:, part] = carry.transpose(0, 2, 1, 3)
+        _run([job(share) for team in teams for share in team.shares])
     dfirst = (dfirst + ds)[:, :, None, :, : task.D].astype(dtype)
     return Gradients(
         _take(dgates, cell.input_gates, axis=2).astype(dtype, copy=False),
@@ -222,7 +210,7 @@ def _sizes(task: Task, backward: bool) -> Sizes:
         chunks=-(-task.D // chunk),
         per_panel=per_panel,
         panels=1 if backward else -(-recurrent // per_panel),
-        K=-(-depth // 4) * 4,
+        K=depth,
         padded=-(-task.D // chunk) * chunk,
     )
 
@@ -255,6 +243,13 @@ def _teams(task: Task, z: Sizes) -> list[Team]:
         ]
         result.append(Team(shares, barrier))
     return result
+
+
+def _strips(z: Sizes, share: Share, rows_of_strip: int, real: np.dtype) -> np.ndarray:
+    """One strip for each (head, chunk) pair and group of batch rows that a call works on."""
+    groups = -(-share.rows // max(1, W // z.chunk))
+    pairs = share.last_pair - share.first_pair
+    return np.zeros(pairs * groups * rows_of_strip * W, real)
 
 
 def _first(task: Task, inputs: Inputs, z: Sizes) -> np.ndarray:

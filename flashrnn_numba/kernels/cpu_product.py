@@ -18,7 +18,7 @@ _compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=Tr
 
 @_compile
 def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
-    """acc[rows, :columns] += x[rows, K] @ panel[K, :columns]; K is a multiple of 4.
+    """acc[rows, :columns] += x[rows, K] @ panel[K, :columns].
 
     Rows of acc and of the panel are W numbers apart, rows of x are x_stride apart.
     """
@@ -26,7 +26,7 @@ def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
     n = uint64(columns)
     for first in range(0, rows, ROW_BLOCK):
         last = min(first + ROW_BLOCK, rows)
-        for k in range(0, K, 4):
+        for k in range(0, K - K % 4, 4):
             r = uint64(panel_at + k * W)
             row = first
             while row + 4 <= last:
@@ -57,3 +57,10 @@ def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
                         + a3 * panel[r + uint64(3 * W) + j]
                     )
                 row += 1
+        for k in range(K - K % 4, K):
+            r = uint64(panel_at + k * W)
+            for row in range(first, last):
+                a0 = x[x_at + row * x_stride + k]
+                o = uint64(acc_at + row * W)
+                for j in range(n):
+                    acc[o + j] += a0 * panel[r + j]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 from numba.extending import overload
-from numpy import float32, int16, int32, uint16, uint32
+from numpy import float32, int16, int32, uint16, uint32, uint64
 
 _compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True)
 _BITS = {"float16": np.int16, "bfloat16": np.uint16}
@@ -133,33 +133,68 @@ def _store(array, at, value):
     return {types.uint16: store_bfloat16, types.int16: store_float16}.get(array.dtype, store_as_is)
 
 
+# Rows of n numbers. Indices are unsigned: numba would add a test for negative ones to each signed
+# index, which stops vectorisation.
+
+
 @_compile
 def add_row(w, at, source, start, stride, n):
     """w[at : at + n] += the n stored numbers at source[start], stride apart."""
-    row = w[at : at + n]
+    a, count = uint64(at), uint64(n)
     if stride == 1:
-        numbers = source[start : start + n]
-        for j in range(n):
-            row[j] += widen(numbers[j])
+        s = uint64(start)
+        for j in range(count):
+            w[a + j] += widen(source[s + j])
     else:
         for j in range(n):
-            row[j] += widen(source[start + j * stride])
+            w[at + j] += widen(source[start + j * stride])
+
+
+@_compile
+def sum_row(w, at, base, base_at, source, start, stride, n):
+    """w[at : at + n] = base[base_at : ...] + the n stored numbers at source[start]."""
+    a, b, count = uint64(at), uint64(base_at), uint64(n)
+    if stride == 1:
+        s = uint64(start)
+        for j in range(count):
+            w[a + j] = base[b + j] + widen(source[s + j])
+    else:
+        for j in range(n):
+            w[at + j] = base[base_at + j] + widen(source[start + j * stride])
 
 
 @_compile
 def copy_row(target, to, source, start, n):
     """target[to : to + n] = source[start : start + n], each with its own dtype."""
-    row = target[to : to + n]
-    numbers = source[start : start + n]
-    for j in range(n):
-        store(row, j, widen(numbers[j]))
+    a, b = uint64(to), uint64(start)
+    for j in range(uint64(n)):
+        store(target, a + j, widen(source[b + j]))
 
 
 @_compile
-def round_row(row_array, at, like, n):
-    """Round n numbers to what an array of like's dtype can hold."""
-    one = np.empty(1, like.dtype)
-    row = row_array[at : at + n]
-    for j in range(n):
-        store(one, 0, row[j])
-        row[j] = widen(one[0])
+def fill_row(target, to, value, n):
+    """target[to : to + n] = value."""
+    a = uint64(to)
+    for j in range(uint64(n)):
+        target[a + j] = value
+
+
+def round_row(w: Any, at: int, like: Any, n: int) -> None:
+    """Round w[at : at + n] to what an array of like's dtype can hold."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(round_row, inline="always")
+def _round_row(w, at, like, n):
+    def bfloat16(w, at, like, n):
+        for j in range(at, at + n):
+            w[j] = widen_bfloat16(narrow_bfloat16(w[j]))
+
+    def float16(w, at, like, n):
+        for j in range(at, at + n):
+            w[j] = widen_float16(narrow_float16(w[j]))
+
+    def as_it_is(w, at, like, n):
+        pass
+
+    return {types.uint16: bfloat16, types.int16: float16}.get(like.dtype, as_it_is)
