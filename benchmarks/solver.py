@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
-from flashrnn_numba.tuning import Expression, Problem, maximum
+from flashrnn_numba.tuning import Constraint, Device, Expression, Problem, maximum
 
 # Head dim x heads -> seconds to ConstrINT's first solution.
 CONSTRINT_SECONDS = {(64, 12): 9.7, (256, 3): 13.2, (768, 1): 24.2, (1024, 1): 16.0}
 
-# H200, as FlashRNN queries it.
-SMS, REGISTERS, SHARED, THREADS = 132, 65536, 227_000, 1024
+H200 = Device.named("H200")
+# What FlashRNN takes of it: a quarter of the threads, and not quite all shared memory.
+SMS, REGISTERS, SHARED, THREADS = H200.sms, H200.registers_per_sm, 227_000, 256
 LARGE = range(1, (1 << 30) + 1)
 
 
@@ -32,11 +35,11 @@ def _pass(p: Problem, name: str, head_dim: int, heads: int, batch: int) -> dict[
     gates, pad, forward = 4, 8, name == "forward"
     rows, depth = (gates * head_dim, head_dim) if forward else (head_dim, gates * head_dim)
 
-    def var(what: str, values: object = LARGE, prefer: str = "smallest") -> Expression:
-        return p.variable(f"{name}.{what}", values, prefer)  # type: ignore[arg-type]
+    def var(what: str, values: Iterable[int] = LARGE, prefer: str = "smallest") -> Expression:
+        return p.variable(f"{name}_{what}", values, prefer)
 
-    def say(what: str, constraint: object, unit: str | None = None) -> None:
-        p.require(constraint, name=f"{name}: {what}", unit=unit)  # type: ignore[arg-type]
+    def say(what: str, constraint: Constraint, unit: str | None = None) -> None:
+        p.require(constraint, name=f"{name}: {what}", unit=unit)
 
     tile_batch = var("tile_batch", [8, 16, 32], "largest")
     tile_row = var("tile_row", [8, 16, 32], "largest")
@@ -61,7 +64,7 @@ def _pass(p: Problem, name: str, head_dim: int, heads: int, batch: int) -> dict[
     say("warps", depth_warps * batch_warps * rows == warps * row_blocks * row_loop * tile_row)
     say("depth divides", depth % (depth_blocks * depth_warps * tile_depth) == 0)
     say("rows divide", rows % (row_loop * row_blocks * tile_row) == 0)
-    say("threads", warps * 32 <= THREADS // 4, "threads")
+    say("threads", warps * 32 <= THREADS, "threads")
     say("batch divides", batch % (batch_count * tile_batch) == 0)
     say("blocks fit", blocks <= SMS, "blocks")
     say("blocks", blocks == row_blocks * depth_blocks * batch_blocks * heads_at_once)
@@ -122,7 +125,7 @@ def tiling(head_dim: int, heads: int, batch: int) -> tuple[Problem, Expression]:
     splits = p.variable("splits", [1, 2, 4, 8])
     m_groups = p.variable("m_groups", range(1, 17))
     m_tiles = p.variable("m_tiles", range(1, 65))
-    r_registers = p.variable("r_registers", range(0, 49))
+    r_registers = p.variable("r_registers", range(0, 49), prefer="largest")
     r_shared = p.variable("r_shared", range(0, 1025))
     clusters = p.variable("clusters", range(1, 133))
     p.require(units * cluster == head_dim, "units of all blocks")
@@ -132,17 +135,17 @@ def tiling(head_dim: int, heads: int, batch: int) -> tuple[Problem, Expression]:
     p.require(head_dim % (splits * 16) == 0, "k divides")
     p.require(m_tiles * head_dim == 16 * splits * (r_registers + r_shared), "fragments of R")
     registers = r_registers * 4 + m_tiles * (batch_tile // 8) * 4 + 40
-    p.require(registers <= 255, "registers a thread", "registers")
-    p.require(registers * warps * 32 <= 65536, "registers a block", "registers")
+    p.require(registers <= H200.registers_per_thread, "registers a thread", "registers")
+    p.require(registers * warps * 32 <= H200.registers_per_block, "registers a block", "registers")
     exchange = 2 * batch_tile * (head_dim + 8) * 2
     partial = splits * batch_tile * gates * units * 4
     weights = r_shared * warps * 512
-    p.require(weights + exchange + partial <= 232_448, "shared memory", "bytes")
+    p.require(weights + exchange + partial <= H200.shared_per_block, "shared memory", "bytes")
     p.require(batch_tile <= maximum(8, -(-batch // 8) * 8), "batch tile")
     p.require(clusters * batch_tile >= heads * batch, "clusters cover the batch")
     p.require((clusters - 1) * batch_tile < heads * (batch + batch_tile), "no idle clusters")
-    p.require(clusters * cluster <= 132, "resident at once", "blocks")
-    p.require((cluster < 16) | (clusters <= 7), "clusters of 16 that fit")
+    p.require(clusters * cluster <= H200.sms, "resident at once", "blocks")
+    p.require((cluster < 16) | (clusters <= H200.resident_clusters(16)), "clusters of 16 that fit")
     p.require(batch_tile * units >= warps * 32 // 4, "pointwise work")
     p.require(units % 8 == 0, "whole fragments")
     p.require(m_tiles <= 16, "unrolled rows")
@@ -167,7 +170,7 @@ def measure(build: Callable[[], tuple[Problem, Expression]], repeat: int) -> dic
     feasible, optimal = [], []
     for _ in range(repeat):
         start = time.perf_counter()
-        problem, cost = build()
+        problem, _ = build()
         found = problem.solve()
         feasible.append(time.perf_counter() - start)
         first_nodes = problem.stats.nodes
@@ -175,7 +178,7 @@ def measure(build: Callable[[], tuple[Problem, Expression]], repeat: int) -> dic
         problem, cost = build()
         best = problem.solve(minimize=cost)
         optimal.append(time.perf_counter() - start)
-    assert (found is None) == (best is None)
+        assert (found is None) == (best is None)
     return {
         "variables": len(problem.variables),
         "constraints": len(problem.constraints),
@@ -187,24 +190,57 @@ def measure(build: Callable[[], tuple[Problem, Expression]], repeat: int) -> dic
     }
 
 
+def measure_text(text: str, repeat: int) -> dict[str, object]:
+    """Time to read a problem from ConstrINT's text form and find a first solution."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        problem = Problem.parse(text)
+        assert problem.solve() is not None
+        times.append(time.perf_counter() - start)
+    return {
+        "variables": len(problem.variables),
+        "constraints": len(problem.constraints),
+        "feasible_ms": round(statistics.median(times) * 1e3, 2),
+        "feasible_nodes": problem.stats.nodes,
+    }
+
+
+SHAPES = ((64, 12, 16), (256, 3, 16), (512, 1, 16), (768, 1, 16), (1024, 1, 16), (64, 12, 128))
+
+
 def rows(repeat: int) -> list[dict[str, object]]:
-    table = []
+    table: list[dict[str, object]] = []
     for (head_dim, heads), seconds in CONSTRINT_SECONDS.items():
-        row = measure(lambda d=head_dim, h=heads: flashrnn_lstm(d, h), repeat)  # type: ignore[misc]
-        row |= {"problem": f"FlashRNN LSTM {head_dim} x {heads}", "constrint_ms": seconds * 1e3}
-        table.append(row)
-    for head_dim, heads, batch in (
-        (64, 12, 16),
-        (256, 3, 16),
-        (512, 1, 16),
-        (768, 1, 16),
-        (1024, 1, 16),
-        (64, 12, 128),
-    ):
-        row = measure(lambda a=(head_dim, heads, batch): tiling(*a), repeat)  # type: ignore[misc]
-        row |= {"problem": f"tiling {head_dim} x {heads}, B {batch}", "constrint_ms": None}
-        table.append(row)
+        name = f"FlashRNN LSTM {head_dim} x {heads}"
+        row = measure(partial(flashrnn_lstm, head_dim, heads), repeat)
+        table.append({"problem": name} | row | {"constrint_ms": seconds * 1e3})
+        row = measure_text(flashrnn_lstm(head_dim, heads)[0].to_text(), repeat)
+        table.append({"problem": f"{name}, as text"} | row | {"constrint_ms": seconds * 1e3})
+    for shape in SHAPES:
+        row = measure(partial(tiling, *shape), repeat)
+        table.append({"problem": "tiling {} x {}, B {}".format(*shape)} | row)
     return table
+
+
+COLUMNS = {
+    "problem": "problem",
+    "variables": "vars",
+    "constraints": "constr",
+    "feasible_ms": "feasible ms",
+    "feasible_nodes": "nodes",
+    "optimal_ms": "optimal ms",
+    "optimal_nodes": "nodes",
+    "constrint_ms": "ConstrINT ms",
+}
+
+
+def _cpu() -> str:
+    """The processor's name and the number of cores."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    return f"{os.cpu_count()} x {models[0] if models else platform.machine()}"
 
 
 def main() -> None:
@@ -213,30 +249,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     table = rows(arguments.repeat)
-    line = "{:24} {:>4} {:>6} {:>12} {:>7} {:>12} {:>7} {:>14}"
-    print(
-        line.format(
-            "problem",
-            "vars",
-            "constr",
-            "feasible ms",
-            "nodes",
-            "optimal ms",
-            "nodes",
-            "ConstrINT ms",
-        )
-    )
+    line = "{:32} {:>5} {:>6} {:>11} {:>6} {:>11} {:>6} {:>13}"
+    print(line.format(*COLUMNS.values()))
     for row in table:
-        print(
-            line.format(
-                str(row["problem"]),
-                *(str(row[k]) for k in ("variables", "constraints", "feasible_ms")),
-                *(str(row[k]) for k in ("feasible_nodes", "optimal_ms", "optimal_nodes")),
-                str(row["constrint_ms"] or ""),
-            )
-        )
+        print(line.format(*(str(row.get(column, "")) for column in COLUMNS)))
     if arguments.json:
-        record = {"python": platform.python_version(), "cpu": platform.processor(), "rows": table}
+        record = {"python": platform.python_version(), "cpu": _cpu(), "rows": table}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -292,10 +292,14 @@ class Model:
             return a.scaled(b.constant)
         c1, m1 = self._as_product(a)
         c2, m2 = self._as_product(b)
-        exponents = dict(m1)
-        for x, e in m2:
+        c, exponents = c1 * c2, dict[int, int]()
+        for x, e in (*m1, *m2):
+            if self.store.lo[x] < 0 and self.store.hi[x] <= 0:
+                # Rounding up is -(-a // b): multiply by the positive number instead.
+                x = self._node(Linear({((x, 1),): -1}))
+                c *= (-1) ** e
             exponents[x] = exponents.get(x, 0) + e
-        return Linear({tuple(sorted(exponents.items())): c1 * c2})
+        return Linear({tuple(sorted(exponents.items())): c})
 
     def _raised(self, base: Linear, exponent: int, tree: Expression) -> Linear:
         if exponent == 0:
@@ -381,11 +385,7 @@ class Model:
             x, y = inner
             if op == "**":
                 self._check_power(self._bits(x) * max(store.hi[y], 1), tree)
-                most = max(abs(store.lo[x]), abs(store.hi[x]), 1) ** max(store.hi[y], 0)
-            else:
-                most = max(abs(store.lo[x]), abs(store.hi[x]), abs(store.lo[y]), abs(store.hi[y]))
-                most += 1
-            z = store.node(-most, most)
+            z = store.node(*pp.first_range(op, (lows[0], highs[0]), (lows[1], highs[1])))
             run = {"//": pp.floor_divide, "%": pp.modulo, "**": pp.power}[op](store, x, y, z)
         store.post(run, [z, *inner], self._scope)
         self._known[key] = z

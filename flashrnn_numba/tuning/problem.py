@@ -83,7 +83,8 @@ class Problem:
         name -- its key in solutions, unique in the problem.
         values -- the integers that it may take: a list, or a range (which is never spelled out,
             so `range(10 ** 9)` costs nothing).
-        prefer -- "smallest" or "largest": what a search without a cost tries first.
+        prefer -- "smallest" or "largest": what is tried first where the cost does not say. It
+            changes how soon good solutions are found, never which one is optimal.
 
         Raises TypeError or ValueError, which say what was expected.
         """

@@ -23,6 +23,7 @@ __all__ = [
     "Run",
     "divides",
     "extremum",
+    "first_range",
     "floor_divide",
     "linear_equal",
     "linear_less",
@@ -327,6 +328,23 @@ def _not_zero(store: Store, y: int) -> None:
 def _divisor_corners(low: int, high: int) -> list[int]:
     """Where a quotient by something in low..high is extreme; 0 is left out."""
     return [v for v in (low, high, -1, 1) if low <= v <= high and v]
+
+
+def first_range(op: str, x: tuple[int, int], y: tuple[int, int]) -> tuple[int, int]:
+    """Where x // y, x % y or x ** y can lie at all; (0, 0) where it is never defined."""
+    if op == "**":
+        most = max(abs(x[0]), abs(x[1]), 1) ** max(y[1], 0)
+        return (0 if x[0] >= 0 else -most), most
+    divisors = _divisor_corners(*y)
+    if not divisors:
+        return 0, 0
+    if op == "%":
+        high = max(y[1] - 1, 0)
+        if x[0] >= 0 and y[0] > 0:
+            high = min(high, x[1])
+        return min(y[0] + 1, 0), high
+    corners = [a // b for a in x for b in divisors]
+    return min(corners), max(corners)
 
 
 def floor_divide(store: Store, x: int, y: int, z: int) -> Run:

@@ -209,27 +209,30 @@ def _checked(model: Model) -> tuple[list[int], int | None] | None:
 def _falling(model: Model) -> set[int]:
     """The variables to try from their largest value down.
 
-    What the user prefers; with an objective, where it falls from the variable's smallest to its
-    largest value, the others at their smallest.
+    Where the objective changes from the variable's smallest to its largest value (the others at
+    their smallest), what lowers it; elsewhere what the user prefers.
     """
+    falling = {
+        x
+        for x, variable in zip(model.nodes, model.variables, strict=True)
+        if variable.prefer == "largest"
+    }
     if model.cost is None:
-        return {
-            x
-            for x, variable in zip(model.nodes, model.variables, strict=True)
-            if variable.prefer == "largest"
-        }
+        return falling
     function, scope = model.cost
     lo, hi = model.store.lo, model.store.hi
     values = [lo[x] for x in scope]
-    falling = set()
     for n, x in enumerate(scope):
-        low = values[n]
         try:
-            here = function(*values)
             values[n] = hi[x]
-            if function(*values) < here:
-                falling.add(x)
+            there = function(*values)
+            values[n] = lo[x]
+            here = function(*values)
         except ZeroDivisionError:
-            pass
-        values[n] = low
+            values[n] = lo[x]
+            continue
+        if there < here:
+            falling.add(x)
+        elif there > here:
+            falling.discard(x)
     return falling
