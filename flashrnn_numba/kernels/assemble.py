@@ -10,10 +10,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+_COMPILING = threading.RLock()  # compile_ptx replaces a name of numba-cuda for a moment
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,17 @@ def compile_ptx(
     """
     from numba import cuda
 
-    ptx, _ = cuda.compile(
-        function,
-        signature,
-        cc=cc,
-        device=False,
-        output="ptx",
-        abi="numba",
-        launch_bounds=launch_bounds,
-        fastmath=fastmath,
-    )
+    with _device_functions_for(cc):
+        ptx, _ = cuda.compile(
+            function,
+            signature,
+            cc=cc,
+            device=False,
+            output="ptx",
+            abi="numba",
+            launch_bounds=launch_bounds,
+            fastmath=fastmath,
+        )
     return str(ptx)
 
 
@@ -96,6 +102,28 @@ def parse_resources(report: str) -> Resources:
         stack_bytes=largest(r"(\d+) bytes stack frame"),
         barriers=largest(r"used (\d+) barriers"),
     )
+
+
+@contextmanager
+def _device_functions_for(cc: tuple[int, int]) -> Iterator[None]:
+    """Let kernels that call cuda.jit device functions compile where there is no GPU.
+
+    numba-cuda 0.30 asks the current device for its compute capability whenever it meets a device
+    function, whatever cuda.compile was told. Without a GPU it is told `cc` instead.
+    """
+    from numba import cuda
+    from numba.cuda import dispatcher
+
+    if cuda.is_available():
+        yield
+        return
+    with _COMPILING:
+        original = dispatcher.get_current_device
+        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=cc)
+        try:
+            yield
+        finally:
+            dispatcher.get_current_device = original
 
 
 def _candidates() -> Iterator[Path]:

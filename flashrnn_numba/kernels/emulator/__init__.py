@@ -4,8 +4,8 @@
 
 Blocks, clusters, barriers and asynchronous copies behave as on the GPU; races, divergent barriers,
 deadlocks and accesses out of bounds are errors. docs/emulator.md says more. One file an idea:
-launch, machine (scheduler), thread, sync (barriers), copies, memory, races, scalars, names (cuda.*),
-rebind (how a kernel's names get their meaning here).
+launch, machine (scheduler), thread, sync (barriers), copies, memory, races, scalars, names
+(cuda.*), rebind (how a kernel's names get their meaning here).
 """
 
 from .errors import (

@@ -1,7 +1,7 @@
 """Asynchronous copies: cp.async, st.async and bulk copies, which complete as late as they may.
 
-A cp.async lands when its thread waits for its group. What completes on an mbarrier lands when nobody
-else can run, or at once if the schedule's seed says so. Sources are read when the copy lands.
+A cp.async lands when its thread waits for its group. What completes on an mbarrier lands when
+nobody else can run, or at once if the schedule's seed says so. Sources are read when it lands.
 """
 
 from collections.abc import Callable
@@ -154,7 +154,7 @@ class Copies:
             writer = record[2]
             if record[0] == writer.slot and record[1] > writer.proxy_fence:
                 raise RaceError(
-                    f"a bulk copy reads {memory.name}, bytes {offset} to {offset + size - 1}, written "
-                    f"by ordinary stores without fence_proxy_async after them:\n"
+                    f"a bulk copy reads {memory.name}, bytes {offset} to {offset + size - 1}, "
+                    f"written by ordinary stores without fence_proxy_async after them:\n"
                     f"  write by {_who(record)}"
                 )

@@ -1,5 +1,6 @@
 """The launch: blocks, clusters, who runs next, and what is said when nobody can."""
 
+import contextlib
 import contextvars
 import math
 import random
@@ -56,7 +57,8 @@ class Block:
             self.named[number] = meeting
         if meeting.size != threads:
             raise EmulatorError(
-                f"named barrier {number} is waited for with {meeting.size} and with {threads} threads"
+                f"named barrier {number} is waited for with {meeting.size} and with {threads} "
+                "threads"
             )
         return meeting
 
@@ -252,10 +254,8 @@ class Machine:
     def _clean_up(self) -> None:
         for thread in self.threads:
             if thread and thread is not getcurrent():
-                try:
+                with contextlib.suppress(Exception):  # the kernel's own handlers, at the end
                     thread.throw(GreenletExit)
-                except Exception:  # noqa: S110, BLE001 -- the kernel's own handlers, at the end
-                    pass
         for memory in self.globals.memories:
             if memory.detector is not None:
                 memory.detector.next_group()

@@ -88,7 +88,8 @@ class GlobalMemory:
                 extents.append((low, high, name))
         self.memories: list[Memory] = []
         for low, high, names in _merge(sorted(extents)):
-            data = np.frombuffer((ctypes.c_uint8 * (high - low)).from_address(low), np.uint8)
+            raw: Any = (ctypes.c_uint8 * (high - low)).from_address(low)
+            data = np.frombuffer(raw, np.uint8)
             self.memories.append(Memory(f"global array {names}", data, low, races))
 
     def view(self, name: str, array: Any) -> "ArrayView":
@@ -204,8 +205,6 @@ def local_array(shape: Any, dtype: np.dtype[Any]) -> ArrayView:
 
 def current() -> Any:
     """The emulated thread that is running."""
-    from greenlet import getcurrent
-
     return getcurrent()
 
 

@@ -85,17 +85,7 @@ def _gridsize(axes: int) -> Any:
 
 def _shuffle(name: str, source: Any) -> Any:
     def shuffle(mask: int, value: Any, n: int) -> Any:
-        def distribute(lanes: list[Any]) -> list[Any]:
-            results = []
-            for lane, given in enumerate(lanes):
-                other = source(lane, given[1]) if given else lane
-                taken = lanes[other if 0 <= other < 32 else lane]
-                if given and taken is None:
-                    raise EmulatorError(f"{name}: lane {lane} reads lane {other}, not in the mask")
-                results.append(taken and taken[0])
-            return results
-
-        return current().collective(name, (value, int(n)), distribute, int(mask) & FULL_WARP)
+        return current().shuffle(name, int(mask) & FULL_WARP, value, int(n), source)
 
     return shuffle
 
@@ -127,7 +117,7 @@ def _atomic(change: Any) -> Any:
         old = array.items[index]
         new = change(old, *(array.dtype.type(value) for value in values))
         array.items[index] = new
-        thread.order_atomic(array.memory, offset, release=False)
+        thread.after_atomic(array.memory, offset, release=False, changed=new != old)
         return Cast(array.dtype)(old)
 
     return apply
@@ -235,13 +225,11 @@ class _Math:
 class _Libdevice:
     """numba.cuda.libdevice, by the names of math: expf and fast_expf are math.exp in float32."""
 
-    _other = {"rsqrt": lambda x: round32(1 / np.sqrt(np.float64(x)))}
-
     def __getattr__(self, name: str) -> Any:
         short = name.removeprefix("fast_")
         single = short.endswith("f") and short != "erf"
         short = short[:-1] if single else short
-        function = self._other.get(short) or math_function(short)
+        function = math_function(short)
 
         def call(*values: Any) -> Any:
             return function(*(round32(value) if single else np.float64(value) for value in values))

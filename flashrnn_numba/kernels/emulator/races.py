@@ -64,8 +64,8 @@ class Order:
 class Detector:
     """The shadow of one memory: who wrote and who read each cell last.
 
-    A cell is as many bytes as the narrowest access so far. Accesses of earlier blocks of an ordinary
-    grid, which are ordered with nothing, stay in `past`.
+    A cell is as many bytes as the narrowest access so far. Accesses of earlier blocks of an
+    ordinary grid, which are ordered with nothing, stay in `past`.
     """
 
     def __init__(self, name: str, width: int = 16) -> None:
@@ -123,6 +123,8 @@ class Detector:
 
     def read_constant(self, offset: int, size: int, record: Record) -> None:
         """A read that the hardware may serve from a cache that sees no writes."""
+        if size < self.width:
+            self._refine(size)
         for cell in range(offset // self.width, (offset + size - 1) // self.width + 1):
             write = self.writes.get(cell) or self.past_writes.get(cell)
             if write is not None:

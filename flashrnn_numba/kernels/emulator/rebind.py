@@ -14,7 +14,7 @@ from greenlet import getcurrent
 
 from . import names
 from .memory import ArrayView
-from .scalars import Cast, Float32, UInt, converter, loaded
+from .scalars import Cast, UInt, converter, loaded
 from .where import KernelCode
 
 
@@ -30,7 +30,7 @@ class Rebinder:
         function = getattr(function, "py_func", function)
         if not isinstance(function, FunctionType):
             raise TypeError(
-                f"the kernel is {function!r}, expected a Python function or what cuda.jit made of one"
+                f"the kernel is {function!r}, expected a Python function or cuda.jit of one"
             )
         if id(function) in self.done:
             known: Callable[..., Any] = self.done[id(function)][1]
@@ -107,12 +107,22 @@ class ModuleNames:
         return value
 
 
-_DTYPES = {"u16": "u2", "u32": "u4", "i32": "i4", "u64": "u8", "i64": "i8", "f32": "f4", "f64": "f8"}
+_DTYPES = {
+    "u16": "u2",
+    "u32": "u4",
+    "i32": "i4",
+    "u64": "u8",
+    "i64": "i8",
+    "f32": "f4",
+    "f64": "f8",
+}
 
 
 def twin_call(block: Any) -> Callable[..., Any]:
     """A PTX block's twin, called as in a kernel: operands are converted as the block declares."""
-    accepts = [_operand(name, registers, block.name) for name, registers in block.parameters.items()]
+    accepts = [
+        _operand(name, registers, block.name) for name, registers in block.parameters.items()
+    ]
     result = _result(block.result)
     twin = block.twin
 
@@ -158,13 +168,12 @@ def _result(registers: Any) -> Callable[[Any], Any]:
     if registers is None or registers.kind == "bool":
         return lambda value: value
     if registers.kind.startswith("f"):
-        convert: Any = Float32 if registers.kind == "f32" else np.float64
-        single = converter(np.dtype(_DTYPES[registers.kind]))
+        single: Any = converter(np.dtype(_DTYPES[registers.kind]))
     elif registers.kind.startswith("u"):
         mask = (1 << int(registers.kind[1:])) - 1
-        convert, single = UInt, lambda value: UInt(value & mask)
+        single = lambda value: UInt(value & mask)  # noqa: E731
     else:
-        convert = single = converter(np.dtype(_DTYPES[registers.kind]))
+        single = converter(np.dtype(_DTYPES[registers.kind]))
     if registers.count:
         return lambda values: tuple(map(single, values))
     return single

@@ -139,6 +139,7 @@ _UFUNCS: dict[str, Any] = {
     **{"asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2},
     **{"asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "hypot": np.hypot},
     **{"fmod": np.fmod, "pow": np.power, "erf": None, "erfc": None},
+    "rsqrt": lambda x: 1 / np.sqrt(x),
 }
 _ROUNDING = {"floor", "ceil", "trunc"}
 
@@ -160,4 +161,3 @@ def math_function(name: str) -> Callable[..., Any]:
         return round32(result) if single else np.float64(result)
 
     return call
-

@@ -1,4 +1,4 @@
-"""Where threads meet: block, grid and named barriers, warp operations, cluster barriers, mbarriers."""
+"""Where threads meet: block, grid, named and cluster barriers, warp operations, mbarriers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +29,10 @@ class Meeting:
                 f"but {self.left.name} has left the kernel"
             )
         if self.same_line and self.arrived and site != self.site:
+            other = self.arrived[0][0]
             raise DivergenceError(
                 f"{thread.name} is at {self.name} at {describe_line(*site)}\n"
-                f"  while {self.arrived[0][0].name} is at that of {describe_line(*_known(self.site))}"
+                f"  while {other.name} is at that of {describe_line(*_known(self.site))}"
             )
         self.site = site
         self.arrived.append((thread, value))
@@ -72,9 +73,15 @@ class Warp:
         self.name = name
         self.lanes = lanes
         self.open: dict[int, tuple[str, Site, dict[int, Any]]] = {}  # by mask
+        self.present = (1 << len(lanes)) - 1
 
     def collective(
-        self, thread: Any, name: str, value: Any, compute: Callable[[list[Any]], list[Any]], mask: int
+        self,
+        thread: Any,
+        name: str,
+        value: Any,
+        compute: Callable[[list[Any]], list[Any]],
+        mask: int,
     ) -> Any:
         """Gather the values of all lanes of the mask; `compute` makes a result for each lane."""
         site = thread.site()
@@ -114,6 +121,7 @@ class Warp:
         self.collective(thread, "syncwarp", None, order_lanes, mask)
 
     def leave(self, thread: Any) -> None:
+        self.present &= ~(1 << thread.lane)
         for mask, (name, site, values) in self.open.items():
             if mask >> thread.lane & 1:
                 raise DivergenceError(
@@ -124,12 +132,13 @@ class Warp:
     def _check(self, thread: Any, name: str, mask: int) -> None:
         if not mask >> thread.lane & 1:
             raise DivergenceError(f"{thread.name} executes {name}, but mask {mask:#x} lacks it")
-        for lane in range(32):
-            if mask >> lane & 1 and (lane >= len(self.lanes) or self.lanes[lane].dead):
-                why = "does not exist" if lane >= len(self.lanes) else "has left the kernel"
-                raise DivergenceError(
-                    f"{thread.name} executes {name} with mask {mask:#x}, but lane {lane} {why}"
-                )
+        missing = mask & ~self.present
+        if missing:
+            lane = (missing & -missing).bit_length() - 1
+            why = "does not exist" if lane >= len(self.lanes) else "has left the kernel"
+            raise DivergenceError(
+                f"{thread.name} executes {name} with mask {mask:#x}, but lane {lane} {why}"
+            )
 
 
 class ClusterBarrier:
@@ -144,7 +153,9 @@ class ClusterBarrier:
 
     def arrive(self, thread: Any, release: bool) -> None:
         if thread.cluster_phase is not None:
-            raise EmulatorError(f"{thread.name} arrives twice at the cluster barrier without waiting")
+            raise EmulatorError(
+                f"{thread.name} arrives twice at the cluster barrier without waiting"
+            )
         thread.cluster_phase = self.phase
         if release and thread.machine.races:
             self.order.release(thread)

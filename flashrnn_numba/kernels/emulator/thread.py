@@ -73,7 +73,7 @@ class Thread(Copies, greenlet):
         machine = self.machine
         if machine.random is not None and machine.random.random() < 0.02:
             machine.preempt(self)
-        if write:
+        if write and not atomic:
             machine.progress += 1
         detector = memory.detector
         if detector is not None:
@@ -141,7 +141,12 @@ class Thread(Copies, greenlet):
     # Atomics: relaxed unless they release; a threadfence before or after gives them order.
 
     def atomic(
-        self, space: str, address: int, form: str, change: Callable[[Any], Any], release: bool = False
+        self,
+        space: str,
+        address: int,
+        form: str,
+        change: Callable[[Any], Any],
+        release: bool = False,
     ) -> Any:
         """Replace a word by change(old); returns old."""
         structure = layout(form)
@@ -149,12 +154,17 @@ class Thread(Copies, greenlet):
         self.touch(memory, offset, structure.size, True, atomic=True)
         (old,) = structure.unpack_from(memory.buffer, offset)
         mask = (1 << 8 * structure.size) - 1
-        structure.pack_into(memory.buffer, offset, change(old) & mask)
-        self.order_atomic(memory, offset, release)
+        new = change(old) & mask
+        structure.pack_into(memory.buffer, offset, new)
+        self.after_atomic(memory, offset, release, new != old)
         return old
 
-    def order_atomic(self, memory: Memory, offset: int, release: bool) -> None:
+    def after_atomic(self, memory: Memory, offset: int, release: bool, changed: bool) -> None:
         """What an atomic write of this cell hands on, and what it may learn."""
+        if changed:
+            self.machine.progress += 1
+        else:
+            self.pause("an atomic in a loop")  # it may be polling
         if not self.machine.races:
             return
         order = self.machine.atomic_order(memory, offset)
@@ -194,6 +204,23 @@ class Thread(Copies, greenlet):
     def collective(self, name: str, value: Any, compute: Any, mask: int = FULL_WARP) -> Any:
         return self.warp.collective(self, name, value, compute, mask)
 
+    def shuffle(self, name: str, mask: int, value: Any, n: int, source: Any) -> Any:
+        """Each lane of the mask reads lane source(own lane, own n), or itself if that is none."""
+
+        def distribute(lanes: list[Any]) -> list[Any]:
+            results = []
+            for lane, given in enumerate(lanes):
+                other = source(lane, given[1]) if given else lane
+                taken = lanes[other if 0 <= other < 32 else lane]
+                if given and taken is None:
+                    raise EmulatorError(
+                        f"{name}: lane {lane} reads lane {other}, which is not in mask {mask:#x}"
+                    )
+                results.append(taken and taken[0])
+            return results
+
+        return self.collective(name, (value, n), distribute, mask)
+
     def sync_warp(self, mask: int) -> None:
         self.warp.sync(self, mask)
 
@@ -206,7 +233,8 @@ class Thread(Copies, greenlet):
     def named_barrier(self, number: int, threads: int, wait: bool) -> None:
         if number > 15 or threads % 32 or not threads:
             raise EmulatorError(
-                f"named barrier {number} for {threads} threads: expected 0 to 15 and a multiple of 32"
+                f"named barrier {number} for {threads} threads: expected 0 to 15 "
+                "and a multiple of 32"
             )
         self.block.named_barrier(number, threads).join(self, None, wait)
 

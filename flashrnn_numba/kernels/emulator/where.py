@@ -1,4 +1,4 @@
-"""Source positions: a (code, instruction) pair is taken cheaply and turned into a line if needed."""
+"""Source positions: a (code, instruction) pair is cheap to take; a line is made of it if needed."""
 
 import linecache
 import sys

@@ -40,7 +40,7 @@ def f32x2_to_bf16x2(t: Any, low: F32, high: F32) -> U32:
     effects="none",
 )
 def bf16x2_to_f32x2(t: Any, bits: U32) -> F32x2:
-    return tuple(formats.unpack(bits, "bf16").tolist())
+    return tuple(formats.unpack(bits, "bf16").ravel().tolist())
 
 
 @instruction("cvt.rn.f16.f32 {out}, {value};", section="cvt", effects="none")
@@ -67,7 +67,7 @@ def f32x2_to_f16x2(t: Any, low: F32, high: F32) -> U32:
     effects="none",
 )
 def f16x2_to_f32x2(t: Any, bits: U32) -> F32x2:
-    return tuple(formats.unpack(bits, "f16").tolist())
+    return tuple(formats.unpack(bits, "f16").ravel().tolist())
 
 
 @instruction("cvt.rna.tf32.f32 {out}, {value};", section="cvt", effects="none")

@@ -134,53 +134,37 @@ def mma_f64(t: Any, a: F64, b: F64, c: F64x2) -> F64x2:
     return t.collective("mma_f64", (a, b, c), compute)
 
 
-def _shuffle(t: Any, name: str, mask: int, value: Any, n: int, source: Any) -> Any:
-    """Each lane of the mask reads lane source(own lane, own n), or itself if that is no lane."""
-
-    def distribute(lanes: list[Any]) -> list[Any]:
-        results = []
-        for lane, given in enumerate(lanes):
-            other = source(lane, given[1]) if given else lane
-            taken = lanes[other if 0 <= other < 32 else lane]
-            if given and taken is None:
-                raise ValueError(f"{name}: lane {lane} reads lane {other}, not in mask {mask:#x}")
-            results.append(taken and taken[0])
-        return results
-
-    return t.collective(name, (value, n), distribute, mask)
-
-
 @instruction("shfl.sync.idx.b32 {out}, {value}, {n}, 31, {mask};", section="shfl", effects="order")
 def shfl_idx(t: Any, mask: U32, value: U32, n: U32) -> U32:
     """The value of lane n."""
-    return _shuffle(t, "shfl_idx", mask, value, n, lambda lane, n: n % 32)
+    return t.shuffle("shfl_idx", mask, value, n, lambda lane, n: n % 32)
 
 
 @instruction("shfl.sync.bfly.b32 {out}, {value}, {n}, 31, {mask};", section="shfl", effects="order")
 def shfl_bfly(t: Any, mask: U32, value: U32, n: U32) -> U32:
     """The value of lane (own lane xor n)."""
-    return _shuffle(t, "shfl_bfly", mask, value, n, lambda lane, n: lane ^ n)
+    return t.shuffle("shfl_bfly", mask, value, n, lambda lane, n: lane ^ n)
 
 
 @instruction("shfl.sync.down.b32 {out}, {value}, {n}, 31, {mask};", section="shfl", effects="order")
 def shfl_down(t: Any, mask: U32, value: U32, n: U32) -> U32:
     """The value of lane (own lane + n), or the own one past the end."""
-    return _shuffle(t, "shfl_down", mask, value, n, lambda lane, n: lane + n)
+    return t.shuffle("shfl_down", mask, value, n, lambda lane, n: lane + n)
 
 
 @instruction("shfl.sync.idx.b32 {out}, {value}, {n}, 31, {mask};", section="shfl", effects="order")
 def shfl_idx_f32(t: Any, mask: U32, value: F32, n: U32) -> F32:
-    return _shuffle(t, "shfl_idx_f32", mask, value, n, lambda lane, n: n % 32)
+    return t.shuffle("shfl_idx_f32", mask, value, n, lambda lane, n: n % 32)
 
 
 @instruction("shfl.sync.bfly.b32 {out}, {value}, {n}, 31, {mask};", section="shfl", effects="order")
 def shfl_bfly_f32(t: Any, mask: U32, value: F32, n: U32) -> F32:
-    return _shuffle(t, "shfl_bfly_f32", mask, value, n, lambda lane, n: lane ^ n)
+    return t.shuffle("shfl_bfly_f32", mask, value, n, lambda lane, n: lane ^ n)
 
 
 @instruction("shfl.sync.down.b32 {out}, {value}, {n}, 31, {mask};", section="shfl", effects="order")
 def shfl_down_f32(t: Any, mask: U32, value: F32, n: U32) -> F32:
-    return _shuffle(t, "shfl_down_f32", mask, value, n, lambda lane, n: lane + n)
+    return t.shuffle("shfl_down_f32", mask, value, n, lambda lane, n: lane + n)
 
 
 @instruction("bar.warp.sync {mask};", section="bar.warp.sync")
