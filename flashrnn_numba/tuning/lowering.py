@@ -34,7 +34,7 @@ Posted = list[tuple[pp.Run, list[int], bool, bool]]  # run, watched nodes, late,
 
 POWER_BITS = 1 << 16  # the longest power that we are ready to compute
 ROOT_VALUES = 1 << 14  # an exact filter looks at this many values at most, ...
-PAIRS = 256  # ... or at this many pairs
+PAIRS = 64  # ... or at this many pairs
 
 
 class Linear:
