@@ -190,7 +190,7 @@ def measure(build: Callable[[], tuple[Problem, Expression]], repeat: int) -> dic
 
 
 def measure_text(text: str, repeat: int) -> dict[str, object]:
-    """Time to read a problem from ConstrINT's text form and find a first solution, the fastest of `repeat`."""
+    """Fastest of `repeat`: read a problem from ConstrINT's text form, find a first solution."""
     times = []
     for _ in range(repeat):
         start = time.perf_counter()
