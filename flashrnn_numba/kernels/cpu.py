@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -136,7 +137,7 @@ def _recurrent_gradient(task: Task, dgates: np.ndarray, previous: np.ndarray) ->
 
 
 def _bias_gradient(task: Task, dgates: np.ndarray) -> np.ndarray:
-    flat_gates = dgates.reshape(task.B * task.T, -1)
+    flat_gates = dgates.reshape(task.B * task.T, math.prod(dgates.shape[2:]))
     # as a product: BLAS is several times faster than numpy.sum over the first axis
     total = np.ones(len(flat_gates), dgates.dtype) @ flat_gates
     total = total.reshape(dgates.shape[2:])
