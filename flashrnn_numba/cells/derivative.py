@@ -93,8 +93,8 @@ def _pull_back(y: Expression, d: Expression) -> Sequence[tuple[Expression, Expre
             return ()
 
 
-# A branch not taken passes no gradient on, not even where the derivative that comes next is infinite
-# (0 times infinity is nan). So a mask where(c, d, 0) stays outside of what follows it,
+# A branch not taken passes no gradient on, not even where the derivative that comes next is
+# infinite (0 times infinity is nan). So a mask where(c, d, 0) stays outside of what follows it,
 # where(c, d * e, 0), and a sum of several masks is tested for 0.
 
 
