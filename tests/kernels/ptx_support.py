@@ -6,6 +6,7 @@ import pytest
 from numba import cuda
 
 from flashrnn_numba.kernels.assemble import find_ptxas
+from flashrnn_numba.kernels.emulator import emulate
 from flashrnn_numba.kernels.ptx import formats
 
 types = cuda.types
@@ -17,6 +18,22 @@ except FileNotFoundError as missing:
     needs_ptxas = pytest.mark.skip(reason=str(missing))
 else:
     needs_ptxas = pytest.mark.filterwarnings("default")  # nothing: ptxas is there
+
+
+def emulated(kernel, threads, shared_bytes=0):
+    """One block in the emulator."""
+    return emulate(kernel, 1, threads, shared_bytes=shared_bytes)
+
+
+def on_gpu(kernel, threads, shared_bytes=0):
+    """One block on the device: what the twins say is checked against the hardware."""
+    return cuda.jit(kernel)[1, threads, 0, shared_bytes]
+
+
+_no_gpu = pytest.mark.skipif(not cuda.is_available(), reason="needs a CUDA device")
+launches = pytest.mark.parametrize(
+    "launch", [emulated, pytest.param(on_gpu, marks=[pytest.mark.gpu, _no_gpu])]
+)
 
 
 def array(dtype, axes=1):

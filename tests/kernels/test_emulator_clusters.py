@@ -132,6 +132,10 @@ def test_cluster_all_gather(make, schedule):
     assert (out == gathered(4, 5)).all()
 
 
+def test_cluster_all_gather_without_race_detection():
+    assert (run_gather(gather_bulk(4, 5), 4, races=False) == gathered(4, 5)).all()
+
+
 def test_buffer_overwritten_while_others_read_is_found():
     """The first version of this very test had this bug; on a GPU it works nearly always."""
     with pytest.raises(RaceError, match="asynchronous copy"):

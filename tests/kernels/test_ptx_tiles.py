@@ -1,5 +1,7 @@
 """Register tiles: fragments of any matrix, the product of a warp, its accumulators."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ pytest.importorskip("greenlet", reason="the twins run in the emulator")
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="the reference for bfloat16")
 
 from numba import cuda, float32, int32, uint32  # noqa: E402
-from ptx_support import ARCHITECTURES, array, encode, needs_ptxas  # noqa: E402
+from ptx_support import ARCHITECTURES, array, encode, launches, needs_ptxas  # noqa: E402
 
 from flashrnn_numba.kernels import ptx  # noqa: E402
 from flashrnn_numba.kernels.assemble import assemble, compile_ptx  # noqa: E402
@@ -71,18 +73,20 @@ TILES = [
 
 
 @pytest.mark.parametrize(("m_tiles", "n_tiles", "k_steps", "registers", "dtype", "chains"), TILES)
-def test_product_of_tiles(m_tiles, n_tiles, k_steps, registers, dtype, chains):
+@launches
+def test_product_of_tiles(m_tiles, n_tiles, k_steps, registers, dtype, chains, launch):
     rng = np.random.default_rng(3)
     k = k_steps * ptx.mma_type(dtype).k
     a, a_values = encode(rng.standard_normal((16 * m_tiles, k)).astype(np.float32), dtype)
     b, b_values = encode(rng.standard_normal((8 * n_tiles, k)).astype(np.float32), dtype)
     c = np.full((16 * m_tiles, 8 * n_tiles), np.nan, np.float32)
     kernel, shared = product_kernel(m_tiles, n_tiles, k_steps, registers, dtype, chains)
-    emulate(kernel, 1, 32, shared_bytes=shared)(a, b, c)
+    launch(kernel, 32, shared)(a, b, c)
     np.testing.assert_allclose(c, a_values @ b_values.T, rtol=1e-5, atol=1e-5)
 
 
-def test_product_accumulates():
+@launches
+def test_product_accumulates(launch):
     mma = ptx.warp_mma(1, 1, 1, 1, "bf16", 48, 1, accumulate=True)
 
     def kernel(a, b, c):
@@ -105,7 +109,7 @@ def test_product_accumulates():
     a, a_values = encode(rng.standard_normal((16, 16)).astype(np.float32), "bf16")
     b, b_values = encode(rng.standard_normal((8, 16)).astype(np.float32), "bf16")
     c = np.zeros((16, 8), np.float32)
-    emulate(kernel, 1, 32)(a, b, c)
+    launch(kernel, 32)(a, b, c)
     start = np.tile([[1.0, 2.0]], (16, 4)) + np.repeat([[0.0], [2.0]], 8, axis=0)
     np.testing.assert_allclose(c, 2 * a_values @ b_values.T + start, rtol=1e-5, atol=1e-5)
 
@@ -144,13 +148,14 @@ def gather_kernel(dtype, rows, k, transposed):
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("dtype", "rows", "k"), [("bf16", 13, 21), ("f16", 5, 7), ("tf32", 9, 19)])
-def test_gathered_fragments_of_ragged_matrices(dtype, rows, k, transposed):
+@launches
+def test_gathered_fragments_of_ragged_matrices(dtype, rows, k, transposed, launch):
     kind = {"bf16": ml_dtypes.bfloat16, "f16": np.float16, "tf32": np.float32}[dtype]
     values = np.random.default_rng(5).standard_normal((rows, k)).astype(kind)
     kernel, k_steps = gather_kernel(dtype, rows, k, transposed)
     words = np.zeros((k_steps, 32, 4), np.uint32)
     stored = np.ascontiguousarray(values.T if transposed else values)
-    emulate(kernel, 1, 32)(stored.view(np.uint32 if dtype == "tf32" else np.uint16), words)
+    launch(kernel, 32)(stored.view(np.uint32 if dtype == "tf32" else np.uint16), words)
     tile = np.concatenate([formats.fragment_a(w, dtype) for w in words], axis=1)
     expected = np.zeros_like(tile)
     expected[:rows, :k] = values
@@ -166,6 +171,8 @@ def test_tiles_assemble_without_spills(cc):
     signature = types.void(array(types.uint32, 2), array(types.uint32, 2), array(types.float32, 2))
     text = compile_ptx(kernel, signature, cc, launch_bounds=256)
     assert text.count("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") == 2 * 2 * 8
+    sums = re.findall(r"add(?:\.rn)?\.f32", text)
+    assert len(sums) == 4 * 2 * 2  # two chains are added once at the end
     used = assemble(text, cc)
     assert used.spill_stores == used.spill_loads == used.stack_bytes == 0
 
