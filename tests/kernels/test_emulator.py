@@ -212,6 +212,35 @@ def test_device_functions_const_and_warp_votes():
     assert (votes == 0x55555555).all()
 
 
+def test_arguments_of_every_kind():
+    """Strided views of one array, tuples, bytes, half precision, an array without elements."""
+
+    def kernel(pair, strides, flags, half, empty, out):
+        i = cuda.threadIdx.x
+        if flags[i]:
+            out[0][i] = pair[0][i] * strides[1] + pair[1][i, 1]
+        else:
+            out[0][i] = float32(half[i]) + empty.size
+        out[1][uint64(i)] = pair[1][i][0]
+
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    flags = np.array([True, False, True, False])
+    half = np.arange(4, dtype=np.float16)
+    out = (np.zeros(4, np.float32), np.zeros(8)[::-2])
+    pair = (whole[::-1, 0], whole[:, 2:4])
+    emulate(kernel, 1, 4)(pair, (np.int64(5), 2), flags, half, np.zeros((0, 3)), out)
+    expected = np.where(flags, whole[::-1, 0] * 2 + whole[:, 3], half)
+    assert (out[0] == expected).all()
+    assert (out[1] == whole[:, 2]).all()
+
+    def write(a, b):
+        a[0] = 1.0
+        b[cuda.threadIdx.x] = 2.0
+
+    with pytest.raises(RaceError, match="global array a, b"):  # they overlap
+        emulate(write, 1, 2)(whole[0, :2], whole[0, 1:])
+
+
 # Tensor cores
 
 

@@ -212,6 +212,142 @@ def test_remote_shared_memory_and_cluster_barrier():
     assert (out == 100 * ranks[:, None] + np.arange(32)).all()
 
 
+# Bulk loads from global memory
+
+
+def pipeline(steps, wait=True, hand_back=True):
+    """Thread 0 fetches 128 bytes a step into one buffer; 32 threads add them up."""
+
+    def kernel(x, out):
+        shared = cuda.shared.array(0, uint32)
+        tid = int32(cuda.threadIdx.x)
+        base = ptx.shared_address(shared)
+        full, empty, data = base, ptx.shared_at(base, 8), ptx.shared_at(base, 16)
+        if tid == 0:
+            ptx.mbarrier_init(full, 1)
+            ptx.mbarrier_init(empty, 32)
+            ptx.fence_mbarrier_init()
+        cuda.syncthreads()
+        total = uint32(0)
+        for step in range(steps):
+            if tid == 0:
+                if hand_back:
+                    ptx.mbarrier_wait(empty, (step + 1) & 1)  # true at once in step 0
+                ptx.mbarrier_expect(full, 64)
+                ptx.mbarrier_arrive_expect(full, 64)
+                source = ptx.global_at(ptx.global_address(x), 128 * step)
+                ptx.bulk_copy_global_to_shared(data, source, 128, full)
+            if wait:
+                while not ptx.mbarrier_try_wait(full, step & 1):
+                    pass
+            total = uint32(total + shared[4 + tid])
+            ptx.mbarrier_arrive(empty)
+        out[tid] = total
+        if not ptx.mbarrier_test(full, (steps + 1) & 1):
+            out[tid] = 0
+        cuda.syncthreads()
+        if tid == 0:
+            ptx.mbarrier_invalidate(full)
+
+    return kernel
+
+
+def run_pipeline(kernel, steps, schedule=None, **options):
+    x, out = np.arange(32 * steps, dtype=np.uint32), np.zeros(32, np.uint32)
+    emulate(kernel, 1, 32, shared_bytes=144, schedule=schedule, **options)(x, out)
+    return (out == x.reshape(steps, 32).sum(0)).all()
+
+
+@schedules
+def test_pipeline_of_bulk_loads(schedule):
+    assert run_pipeline(pipeline(5), 5, schedule)
+
+
+def test_missing_wait_for_a_bulk_load_is_found():
+    with pytest.raises(RaceError, match="asynchronous copy"):
+        run_pipeline(pipeline(1, wait=False), 1)
+    with pytest.raises(EmulatorError, match="while an asynchronous copy"):
+        run_pipeline(pipeline(1, wait=False), 1, races=False)
+
+
+def test_refilled_while_others_read_is_found():
+    with pytest.raises(RaceError, match="asynchronous copy"):
+        run_pipeline(pipeline(5, hand_back=False), 5)
+
+
+@schedules
+def test_arrival_at_another_blocks_mbarrier(schedule):
+    """Block 1 writes into block 0 with ordinary stores, then each thread arrives there."""
+
+    def kernel(out, arrive):
+        shared = cuda.shared.array(0, uint32)
+        tid = int32(cuda.threadIdx.x)
+        base = ptx.shared_address(shared)
+        if tid == 0:
+            ptx.mbarrier_init(base, 32)
+            ptx.fence_mbarrier_init()
+        ptx.cluster_arrive()
+        ptx.cluster_wait()
+        if ptx.cluster_rank() == 1:
+            ptx.st_cluster_u32(ptx.mapa(ptx.shared_at(base, 16 + 4 * tid), 0), tid + 7)
+            if arrive:
+                ptx.mbarrier_arrive_cluster(ptx.mapa(base, 0))
+        else:
+            while not ptx.mbarrier_try_wait_cluster(base, 0):
+                pass
+            out[tid] = shared[4 + 31 - tid]
+        ptx.cluster_arrive()
+        ptx.cluster_wait()
+
+    run = emulate(kernel, 2, 32, cluster=2, shared_bytes=144, schedule=schedule)
+    out = np.zeros(32, np.uint32)
+    run(out, True)
+    assert (out == np.arange(38, 6, -1)).all()
+    with pytest.raises(DeadlockError, match="mbarrier try_wait"):
+        run(out, False)
+
+
+def test_uninitialised_mbarrier_and_too_many_arrivals():
+    def nothing(x):
+        ptx.mbarrier_arrive(ptx.shared_address(cuda.shared.array(8, uint32)))
+
+    with pytest.raises(EmulatorError, match="call mbarrier_init"):
+        emulate(nothing, 1, 1)(np.zeros(1))
+
+    def twice(x):
+        base = ptx.shared_address(cuda.shared.array(8, uint32))
+        ptx.mbarrier_init(base, 1)
+        ptx.mbarrier_arrive_expect(base, 16)
+        ptx.mbarrier_arrive(base)
+
+    with pytest.raises(EmulatorError, match="more arrivals in a phase than its count of 1"):
+        emulate(twice, 1, 1)(np.zeros(1))
+
+
+@schedules
+def test_release_and_acquire_of_a_global_word(schedule):
+    def kernel(data, flag, out, acquire):
+        address = ptx.global_address(flag)
+        if cuda.blockIdx.x == 0:
+            data[0] = uint32(5)
+            ptx.st_release_u32(address, 1)
+        elif acquire:
+            while ptx.ld_acquire_u32(address) == 0:
+                pass
+            out[0] = data[0] + ptx.ld_volatile_v4_u32(address)[0]
+        else:
+            while ptx.ld_relaxed_u32(address) == 0:
+                pass
+            out[0] = data[0]
+
+    run = emulate(kernel, 2, 1, cooperative=True, schedule=schedule)
+    data, out = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    run(data, np.zeros(4, np.uint32), out, True)
+    assert out[0] == 6
+    with pytest.raises(RaceError, match="global array data"):
+        run(data, np.zeros(4, np.uint32), out, False)
+
+
 # Grids
 
 
@@ -318,6 +454,7 @@ def test_the_emulated_kernels_are_kernels():
     for kernel, signature in (
         (gather_st_async(4, 5), types.void(words)),
         (gather_bulk(4, 5), types.void(words)),
+        (pipeline(5), types.void(array(types.uint32), array(types.uint32))),
         (grid_sum(), types.void(floats, array(types.uint32), floats)),
     ):
         used = assemble(compile_ptx(kernel, signature, (9, 0), launch_bounds=256), (9, 0))

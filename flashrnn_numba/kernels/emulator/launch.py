@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from .errors import EmulatorError
 from .machine import Machine, Shape, quiet_numpy
 from .memory import SHARED_LIMIT
-from .rebind import Rebinder, argument
+from .rebind import Rebinder, argument, arrays_in
 
 
 def emulate(
@@ -40,11 +38,9 @@ def emulate(
         names = list(inspect.signature(function).parameters)
         if len(names) != len(args):
             raise TypeError(f"the kernel takes {len(names)} arguments {names}, got {len(args)}")
-        arrays = {
-            name: value
-            for name, value in zip(names, args, strict=True)
-            if isinstance(value, np.ndarray)
-        }
+        arrays: dict[str, Any] = {}
+        for name, value in zip(names, args, strict=True):
+            arrays |= arrays_in(name, value)
         machine = Machine(grid, block, cluster, shared_bytes, schedule, races, arrays)
         emulated = Rebinder(machine.codes).function(function)
         given = [

@@ -189,7 +189,18 @@ def scalar(value: Any) -> Any:
     return value
 
 
+def arrays_in(name: str, value: Any) -> dict[str, Any]:
+    """The arrays of one argument of the launch: itself, or the members of a tuple."""
+    if isinstance(value, tuple):
+        members = (arrays_in(f"{name}[{i}]", member) for i, member in enumerate(value))
+        return {name: array for found in members for name, array in found.items()}
+    return {name: value} if isinstance(value, np.ndarray) else {}
+
+
 def argument(view: Callable[[str, Any], ArrayView], name: str, value: Any) -> Any:
+    """One argument of the launch as a kernel sees it."""
+    if isinstance(value, tuple):
+        return tuple(argument(view, f"{name}[{i}]", member) for i, member in enumerate(value))
     return view(name, value) if isinstance(value, np.ndarray) else scalar(value)
 
 
