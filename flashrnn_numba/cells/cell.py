@@ -160,13 +160,12 @@ class Cell:
                     f"expected an expression\n  at {where}\n  {ALLOWED}"
                 )
             own = {node for i in inputs for node in i._nodes()}
-            foreign = isinstance(value, Expression) and next(
-                (n for n in topological([value]) if n.operation == "input" and n not in own), None
-            )
+            nodes = topological([value]) if isinstance(value, Expression) else ()
+            foreign = [n for n in nodes if n.operation == "input" and n not in own]
             if foreign:
                 raise CellError(
-                    f"{function.__name__}() uses {foreign!r} of another cell or call; use only its "
-                    f"own arguments\n  at {where}"
+                    f"{function.__name__}() uses {foreign[0]!r} of another cell or call; use only "
+                    f"its own arguments\n  at {where}"
                 )
             try:
                 values.append(as_number(value, f"{what} ({name!r})"))

@@ -82,28 +82,28 @@ class Expression:
 
     # arithmetic -------------------------------------------------------------------------------
     def __add__(self, other: Any) -> Expression:
-        return add(self, as_number(other, "+"))
+        return add(as_number(self, "+"), as_number(other, "+"))
 
     def __radd__(self, other: Any) -> Expression:
-        return add(as_number(other, "+"), self)
+        return add(as_number(other, "+"), as_number(self, "+"))
 
     def __sub__(self, other: Any) -> Expression:
-        return subtract(self, as_number(other, "-"))
+        return subtract(as_number(self, "-"), as_number(other, "-"))
 
     def __rsub__(self, other: Any) -> Expression:
-        return subtract(as_number(other, "-"), self)
+        return subtract(as_number(other, "-"), as_number(self, "-"))
 
     def __mul__(self, other: Any) -> Expression:
-        return multiply(self, as_number(other, "*"))
+        return multiply(as_number(self, "*"), as_number(other, "*"))
 
     def __rmul__(self, other: Any) -> Expression:
-        return multiply(as_number(other, "*"), self)
+        return multiply(as_number(other, "*"), as_number(self, "*"))
 
     def __truediv__(self, other: Any) -> Expression:
-        return divide(self, as_number(other, "/"))
+        return divide(as_number(self, "/"), as_number(other, "/"))
 
     def __rtruediv__(self, other: Any) -> Expression:
-        return divide(as_number(other, "/"), self)
+        return divide(as_number(other, "/"), as_number(self, "/"))
 
     def __neg__(self) -> Expression:
         return negative(as_number(self, "-"))
@@ -124,7 +124,7 @@ class Expression:
         base = as_number(base, "**")
         if not base.value > 0:
             _fail(f"the constant base of ** must be positive, got {base.value}")
-        return unary("exp", multiply(self, constant(math.log(base.value))))
+        return unary("exp", multiply(as_number(self, "**"), constant(math.log(base.value))))
 
     # comparisons: only where() may use them ------------------------------------------------------
     def __lt__(self, other: Any) -> Expression:
@@ -154,9 +154,20 @@ class Expression:
         "conversion to a number (math.exp and the like)",
         "use the functions of flashrnn_numba.cells",
     )
-    __array__ = __array_ufunc__ = __array_function__ = _refuse(
+    __array__ = __array_function__ = _refuse(
         "a NumPy function", "use the functions of flashrnn_numba.cells"
     )
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
+        """NumPy calls this for numpy.float64(2) * x, and for numpy.exp(x), which is refused."""
+        operation = _OPERATORS.get(ufunc.__name__)
+        if operation is None or method != "__call__" or isinstance(inputs[0], Expression):
+            _fail(
+                f"a NumPy function ({ufunc.__name__}) is not possible on a cell's expression; use "
+                "the functions of flashrnn_numba.cells"
+            )
+        return operation(as_number(inputs[0], ufunc.__name__), inputs[1])
+
     __getitem__ = __iter__ = __len__ = _refuse(
         "indexing, iteration or unpacking", "an expression is one number per unit"
     )
@@ -173,6 +184,21 @@ class Expression:
     __lshift__ = __rshift__ = __rlshift__ = __rrshift__ = _refuse("<< or >>", "use * or /")
 
 
+# ufuncs by which NumPy's numbers stand left of an operator
+_OPERATORS: dict[str, Callable[[Any, Any], Expression]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "true_divide": operator.truediv,
+    "power": operator.pow,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+}
 CONDITIONS: dict[str, Callable[[float, float], bool]] = {
     "less": operator.lt,
     "less_equal": operator.le,
