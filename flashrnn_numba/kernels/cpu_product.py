@@ -8,28 +8,57 @@ contiguous, and 4 rows by 4 steps of k make 16 multiply-adds for 8 loads and 4 s
 
 from __future__ import annotations
 
-from numba import njit, uint64
+from numba import njit, types, uint64
+from numba.extending import intrinsic
 
 from .cpu_pointwise import W
 
 ROW_BLOCK = 16  # rows whose panel of accumulators stays in the L1 cache
+AHEAD = 8  # rows of the panel between what is used and what is prefetched
 _compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
+
+
+@intrinsic
+def _prefetch(typingctx, array, index):
+    """Ask for the cache line of array[index], for reading; an address out of bounds is harmless."""
+
+    def codegen(context, builder, signature, arguments):
+        integer = context.get_value_type(types.int32)
+        pointer = context.get_value_type(types.voidptr)
+        # numba's own void is a pointer; llvm.assume is declared with LLVM's
+        assume = builder.module.declare_intrinsic("llvm.assume").function_type
+        kind = type(assume)(assume.return_type, [pointer, integer, integer, integer])
+        function = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
+        read, locality, cache_of_data = (context.get_constant(types.int32, i) for i in (0, 2, 1))
+        builder.call(function, [address, read, locality, cache_of_data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), codegen
 
 
 @_compile
 def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
     """acc[rows, :columns] += x[rows, K] @ panel[K, :columns].
 
-    Rows of acc and of the panel are W numbers apart, rows of x are x_stride apart.
+    Rows of acc and of the panel are W numbers apart, rows of x are x_stride apart. The panel is
+    prefetched: it comes from a cache far away, and processors do not look beyond a page of 4 KiB.
     """
     # unsigned indices: numba would add a test for negative ones, which stops vectorisation
     n = uint64(columns)
+    line = 64 // panel.itemsize
     for first in range(0, rows, ROW_BLOCK):
         last = min(first + ROW_BLOCK, rows)
+        groups = max(1, (last - first) // 4)
         for k in range(0, K - K % 4, 4):
             r = uint64(panel_at + k * W)
             row = first
             while row + 4 <= last:
+                for ahead in range((row - first) // 4, 4, groups):
+                    next_row = panel_at + (k + AHEAD + ahead) * W
+                    for j in range(0, columns, line):
+                        _prefetch(panel, uint64(next_row + j))
                 a = x_at + row * x_stride + k
                 b, c, d = a + x_stride, a + 2 * x_stride, a + 3 * x_stride
                 a0, a1, a2, a3 = x[a], x[a + 1], x[a + 2], x[a + 3]

@@ -54,10 +54,12 @@ def pack_forward(z, begin, end, R, at, sg, sh, sn, sp, packed):
         n = min(z.chunk, z.D - d0)
         for r in range(z.recurrent):
             to = (pair * z.panels + r // z.per_panel) * z.K * W + r % z.per_panel * z.chunk
-            for j in range(n):
-                start = at + r * sg + h * sh + (d0 + j) * sn
+            start = at + r * sg + h * sh + d0 * sn
+            # 16 units at a time: whole cache lines are written, 16 rows are read alongside
+            for j0 in range(0, n, 16):
                 for k in range(z.D):
-                    packed[to + k * W + j] = widen(R[start + k * sp])
+                    for j in range(j0, min(j0 + 16, n)):
+                        packed[to + k * W + j] = widen(R[start + j * sn + k * sp])
 
 
 @_compile
@@ -106,10 +108,27 @@ def forward_share(
     B = lengths.size
     together = max(1, W // chunk)
     length = (z.gates + 2 * z.states) * W
+    groups = -(-rows // together)
+    new = (z.gates + z.states) * W
     _initial(z, share, strips, length, first, B)
     for t in range(z.T):
         now, after = t & 1, 1 - (t & 1)
-        base = 0  # of the strip
+        # arrays are read and written in the order of their memory, for all pairs of the share
+        # together: short runs far apart would wait for memory one by one
+        for row in range(rows):
+            b = share.first_row + row
+            for q in range(z.gates):
+                for pair in range(share.first_pair, share.last_pair):
+                    h, d0 = pair // z.chunks, pair % z.chunks * chunk
+                    n = min(chunk, z.D - d0)
+                    strip = ((pair - share.first_pair) * groups + row // together) * length
+                    to = strip + q * W + row % together * chunk
+                    bias_at = (q * z.H + h) * z.padded + d0
+                    if from_x[q] >= 0:
+                        start = at + b * sb + t * st + from_x[q] * sg + h * sh + d0 * sd
+                        sum_row(strips, to, bias, bias_at, Wx, start, sd, n)
+                    else:
+                        copy_row(strips, to, bias, bias_at, n)
         for pair in range(share.first_pair, share.last_pair):
             h, d0 = pair // z.chunks, pair % z.chunks * chunk
             n = min(chunk, z.D - d0)
@@ -120,50 +139,54 @@ def forward_share(
                     acc, p * rows * W, x, (now * z.H + h) * rows * z.K, z.K,
                     packed, (pair * z.panels + p) * z.K * W, z.K, columns, rows,
                 )  # fmt: skip
-            for row in range(0, rows, together):
-                m = min(together, rows - row)
-                w = strips[base : base + length]
-                base += length
-                all_alive = True
-                for i in range(m):
-                    b = share.first_row + row + i
-                    all_alive &= t < lengths[b]
-                    for q in range(z.gates):
-                        to, r = q * W + i * chunk, from_R[q]
-                        bias_at = (q * z.H + h) * z.padded + d0
-                        if from_x[q] >= 0:
-                            start = at + b * sb + t * st + from_x[q] * sg + h * sh + d0 * sd
-                            sum_row(w, to, bias, bias_at, Wx, start, sd, n)
-                        else:
-                            copy_row(w, to, bias, bias_at, n)
-                        if r >= 0:
-                            start = (r // z.per_panel * rows + row + i) * W
-                            add_row(w, to, acc, start + r % z.per_panel * chunk, 1, n)
-                        if gates.size:
-                            start = (((b * z.T + t) * z.gates + q) * z.H + h) * z.D + d0
-                            copy_row(gates, start, w, to, n)
-                step(w, m * chunk)
-                new = (z.gates + z.states) * W
-                round_row(w, new, states, m * chunk)
-                if all_alive:
+            for row in range(rows):
+                strip = ((pair - share.first_pair) * groups + row // together) * length
+                i = row % together
+                for q in range(z.gates):
+                    r = from_R[q]
+                    if r >= 0:
+                        start = (r // z.per_panel * rows + row) * W + r % z.per_panel * chunk
+                        add_row(strips, strip + q * W + i * chunk, acc, start, 1, n)
+                if i == together - 1 or row == rows - 1:
+                    w = strips[strip : strip + length]
+                    step(w, (i + 1) * chunk)
+                    round_row(w, new, states, (i + 1) * chunk)
+            for row in range(rows):
+                b = share.first_row + row
+                strip = ((pair - share.first_pair) * groups + row // together) * length
+                s_at = strip + z.gates * W + row % together * chunk
+                if t < lengths[b]:
                     for k in range(z.states):
-                        copy_row(w, (z.gates + k) * W, w, new + k * W, m * chunk)
-                for i in range(m):
-                    b = share.first_row + row + i
-                    alive = t < lengths[b]
-                    restart = t + 1 < lengths[b] and reset[b * z.T + t + 1]
-                    for k in range(z.states):
-                        s_at = (z.gates + k) * W + i * chunk
-                        if alive and not all_alive:
-                            copy_row(w, s_at, w, new + k * W + i * chunk, n)
-                        to = (((k * B + b) * z.T + t) * z.H + h) * z.D + d0
-                        copy_row(states, to, w, s_at, n)
-                        if exact.size:
-                            copy_row(exact, to, w, s_at, n)
-                        if restart:
-                            copy_row(w, s_at, first, ((k * B + b) * z.H + h) * z.padded + d0, n)
-                    to = ((after * z.H + h) * rows + row + i) * z.K + d0
-                    copy_row(x, to, w, z.gates * W + i * chunk, n)
+                        copy_row(strips, s_at + k * W, strips, s_at + (z.states + k) * W, n)
+                to = ((after * z.H + h) * rows + row) * z.K + d0
+                if t + 1 < lengths[b] and reset[b * z.T + t + 1]:
+                    copy_row(x, to, first, (b * z.H + h) * z.padded + d0, n)
+                else:
+                    copy_row(x, to, strips, s_at, n)
+        for row in range(rows):
+            b = share.first_row + row
+            restart = t + 1 < lengths[b] and reset[b * z.T + t + 1]
+            for k in range(z.states):
+                for pair in range(share.first_pair, share.last_pair):
+                    h, d0 = pair // z.chunks, pair % z.chunks * chunk
+                    n = min(chunk, z.D - d0)
+                    strip = ((pair - share.first_pair) * groups + row // together) * length
+                    s_at = strip + (z.gates + k) * W + row % together * chunk
+                    to = (((k * B + b) * z.T + t) * z.H + h) * z.D + d0
+                    copy_row(states, to, strips, s_at, n)
+                    if exact.size:
+                        copy_row(exact, to, strips, s_at, n)
+                    if restart:
+                        start = ((k * B + b) * z.H + h) * z.padded + d0
+                        copy_row(strips, s_at, first, start, n)
+            if gates.size:
+                for q in range(z.gates):
+                    for pair in range(share.first_pair, share.last_pair):
+                        h, d0 = pair // z.chunks, pair % z.chunks * chunk
+                        n = min(chunk, z.D - d0)
+                        strip = ((pair - share.first_pair) * groups + row // together) * length
+                        to = (((b * z.T + t) * z.gates + q) * z.H + h) * z.D + d0
+                        copy_row(gates, to, strips, strip + q * W + row % together * chunk, n)
         if share.barrier:
             meet(share.barrier)
 
@@ -189,52 +212,54 @@ def backward_share(
     groups = -(-rows // together)
     _carry(z, share, strips, length, ds, B, True)
     for t in range(z.T - 1, -1, -1):
-        base = 0
-        for pair in range(share.first_pair, share.last_pair):
-            h, d0 = pair // z.chunks, pair % z.chunks * chunk
-            n = min(chunk, z.D - d0)
-            for row in range(0, rows, together):
-                m = min(together, rows - row)
-                w = strips[base : base + length]
-                base += length
-                all_alive = True
-                for i in range(m):
-                    b = share.first_row + row + i
-                    all_alive &= t < lengths[b]
-                    for q in range(z.gates):
+        for row in range(rows):
+            b = share.first_row + row
+            restarted = t == 0 or (reset[b * z.T + t] and t < lengths[b])
+            for q in range(z.gates + z.states):
+                for pair in range(share.first_pair, share.last_pair):
+                    h, d0 = pair // z.chunks, pair % z.chunks * chunk
+                    n = min(chunk, z.D - d0)
+                    strip = ((pair - share.first_pair) * groups + row // together) * length
+                    to = strip + q * W + row % together * chunk
+                    k = q - z.gates
+                    if k < 0:
                         start = (((b * z.T + t) * z.gates + q) * z.H + h) * z.D + d0
-                        copy_row(w, q * W + i * chunk, gates, start, n)
-                    restarted = t == 0 or (reset[b * z.T + t] and t < lengths[b])
-                    for k in range(z.states):
-                        to = (z.gates + k) * W + i * chunk
-                        if restarted:
-                            copy_row(w, to, first, ((k * B + b) * z.H + h) * z.padded + d0, n)
-                        else:
-                            start = (((k * B + b) * z.T + t - 1) * z.H + h) * z.D + d0
-                            copy_row(w, to, exact, start, n)
-                        if dstates.size > 1:
-                            start = at + k * ss + b * sb + t * st + h * sh + d0 * sd
-                            add_row(w, (cotangent + k) * W + i * chunk, dstates, start, sd, n)
-                    to = ((b * z.T + t) * z.H + h) * z.D + d0
-                    copy_row(previous, to, w, z.gates * W + i * chunk, n)
-                step(w, m * chunk)
-                if all_alive:
-                    for k in range(z.states):
-                        start = (out + z.gates + k) * W
-                        copy_row(w, (cotangent + k) * W, w, start, m * chunk)
-                for i in range(m):
-                    b = share.first_row + row + i
-                    alive = t < lengths[b]
-                    for q in range(z.gates):
-                        to = (((b * z.T + t) * z.gates + q) * z.H + h) * z.D + d0
-                        if alive:
-                            copy_row(dgates, to, w, (out + q) * W + i * chunk, n)
-                        else:  # the state was kept: its gradient passes, the gates get none
-                            fill_row(dgates, to, 0, n)
-                    if alive and not all_alive:
-                        for k in range(z.states):
-                            start = (out + z.gates + k) * W + i * chunk
-                            copy_row(w, (cotangent + k) * W + i * chunk, w, start, n)
+                        copy_row(strips, to, gates, start, n)
+                        continue
+                    if restarted:
+                        start = ((k * B + b) * z.H + h) * z.padded + d0
+                        copy_row(strips, to, first, start, n)
+                    else:
+                        start = (((k * B + b) * z.T + t - 1) * z.H + h) * z.D + d0
+                        copy_row(strips, to, exact, start, n)
+                    if dstates.size > 1:
+                        start = at + k * ss + b * sb + t * st + h * sh + d0 * sd
+                        add_row(strips, to + z.states * W, dstates, start, sd, n)
+        strip = 0
+        for _ in range(share.first_pair, share.last_pair):
+            for row in range(0, rows, together):
+                step(strips[strip : strip + length], min(together, rows - row) * chunk)
+                strip += length
+        for row in range(rows):
+            b = share.first_row + row
+            for q in range(z.gates + 1):
+                for pair in range(share.first_pair, share.last_pair):
+                    h, d0 = pair // z.chunks, pair % z.chunks * chunk
+                    n = min(chunk, z.D - d0)
+                    strip = ((pair - share.first_pair) * groups + row // together) * length
+                    w_at = strip + row % together * chunk
+                    to = (((b * z.T + t) * z.gates + q) * z.H + h) * z.D + d0
+                    if q == z.gates:
+                        to = ((b * z.T + t) * z.H + h) * z.D + d0
+                        copy_row(previous, to, strips, w_at + z.gates * W, n)
+                        if t < lengths[b]:
+                            for k in range(z.states):
+                                start = w_at + (out + z.gates + k) * W
+                                copy_row(strips, w_at + (cotangent + k) * W, strips, start, n)
+                    elif t < lengths[b]:
+                        copy_row(dgates, to, strips, w_at + (out + q) * W, n)
+                    else:  # the state was kept: its gradient passes, the gates get none
+                        fill_row(dgates, to, 0, n)
         if share.barrier:
             meet(share.barrier)
         for pair in range(share.first_pair, share.last_pair):

@@ -14,6 +14,7 @@ from numba.extending import overload
 from numpy import float32, int16, int32, uint16, uint32, uint64
 
 _compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True)
+_inline = njit(fastmath={"contract"}, error_model="numpy", nogil=True, forceinline=True)
 _BITS = {"float16": np.int16, "bfloat16": np.uint16}
 
 
@@ -137,7 +138,7 @@ def _store(array, at, value):
 # index, which stops vectorisation.
 
 
-@_compile
+@_inline
 def add_row(w, at, source, start, stride, n):
     """w[at : at + n] += the n stored numbers at source[start], stride apart."""
     a, count = uint64(at), uint64(n)
@@ -150,7 +151,7 @@ def add_row(w, at, source, start, stride, n):
             w[at + j] += widen(source[start + j * stride])
 
 
-@_compile
+@_inline
 def sum_row(w, at, base, base_at, source, start, stride, n):
     """w[at : at + n] = base[base_at : ...] + the n stored numbers at source[start]."""
     a, b, count = uint64(at), uint64(base_at), uint64(n)
@@ -163,7 +164,7 @@ def sum_row(w, at, base, base_at, source, start, stride, n):
             w[at + j] = base[base_at + j] + widen(source[start + j * stride])
 
 
-@_compile
+@_inline
 def copy_row(target, to, source, start, n):
     """target[to : to + n] = source[start : start + n], each with its own dtype."""
     a, b = uint64(to), uint64(start)
@@ -171,7 +172,7 @@ def copy_row(target, to, source, start, n):
         store(target, a + j, widen(source[b + j]))
 
 
-@_compile
+@_inline
 def fill_row(target, to, value, n):
     """target[to : to + n] = value."""
     a = uint64(to)
