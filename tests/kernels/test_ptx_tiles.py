@@ -1,6 +1,8 @@
 """Register tiles: fragments of any matrix, the product of a warp, its accumulators."""
 
+import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +11,14 @@ pytest.importorskip("numba_cuda", reason="the building blocks are numba-cuda int
 pytest.importorskip("greenlet", reason="the twins run in the emulator")
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="the reference for bfloat16")
 
+from greenlet import getcurrent  # noqa: E402
 from numba import cuda, float32, int32, uint32  # noqa: E402
-from ptx_support import ARCHITECTURES, array, encode, launches, needs_ptxas  # noqa: E402
+from ptx_support import ARCHITECTURES, array, emulated, encode, launches, needs_ptxas  # noqa: E402
 
 from flashrnn_numba.kernels import ptx  # noqa: E402
 from flashrnn_numba.kernels.assemble import assemble, compile_ptx  # noqa: E402
 from flashrnn_numba.kernels.emulator import OutOfBoundsError, emulate  # noqa: E402
-from flashrnn_numba.kernels.ptx import formats  # noqa: E402
+from flashrnn_numba.kernels.ptx import formats, product, tiles  # noqa: E402
 
 types = cuda.types
 
@@ -162,6 +165,97 @@ def test_gathered_fragments_of_ragged_matrices(dtype, rows, k, transposed, launc
     if dtype == "tf32":
         expected = formats.f32_to_tf32(expected).view(np.float32)
     np.testing.assert_array_equal(tile, expected)
+
+
+# The code generators themselves, run instruction by instruction: without a GPU nothing else would
+# notice that the generated code and the twin, which computes the tile at once, do not agree.
+
+
+class Interpreter:
+    """Stands in for LLVM's builder: values are numbers, and add adds."""
+
+    add = staticmethod(lambda a, b: a + b)
+    fadd = staticmethod(lambda a, b: a + b)
+    mul = staticmethod(lambda a, b: a * b)
+    and_ = staticmethod(lambda a, b: a and b)
+    zext = staticmethod(lambda value, to: int(value))
+
+    @staticmethod
+    def icmp_signed(relation, a, b):
+        assert relation == ">"
+        return a > b
+
+
+def interpret(builder, text, outputs, inputs, effects="memory"):
+    """One inline-assembly call, by the twin of its instruction."""
+    t, values = getcurrent(), [value for _, value in inputs]
+    if text.startswith("mma"):
+        twin = ptx.BLOCKS["mma_" + text.split(".")[7]].block.twin
+        return twin(t, values[:4], values[4:6], values[6:])
+    if text.startswith("ldmatrix"):
+        return ptx.BLOCKS["ldmatrix_" + text.split(".")[4]].block.twin(t, values[0])
+    if text.startswith("ld.shared.v4.u32"):
+        return t.load("shared", values[0], "<4I")
+    if text.startswith("st.shared"):
+        return t.store("shared", values[0], "<2f" if "v2.f32" in text else "<4I", values[1:])
+    if text.startswith("ld.global.nc.u32"):
+        return t.load("global_nc", values[0], "<I")
+    if "setp" in text:
+        form = "<H" if "u16" in text else "<I"
+        return t.load("global_nc", values[0], form) if values[1] else (0,)
+    if "cvt.rna" in text:
+        return [formats.f32_to_tf32(np.uint32(values[0]).view(np.float32)).item()]
+    assert text.startswith("mov.b32 $0, {$1,$2}"), text
+    return [values[0] | values[1] << 16]
+
+
+def generated(intrinsic):
+    """The block with its code generator in place of its twin."""
+    block = intrinsic.block
+
+    def twin(t, *given):
+        operands = {
+            name: list(value) if registers.count else [value]
+            for (name, registers), value in zip(block.parameters.items(), given, strict=True)
+        }
+        values = block.emit(Interpreter, operands)
+        return tuple(values) if block.result else None
+
+    return SimpleNamespace(block=dataclasses.replace(block, twin=twin))
+
+
+@pytest.fixture
+def generators(monkeypatch):
+    for module in (tiles, product):
+        monkeypatch.setattr(module, "asm", interpret)
+        monkeypatch.setattr(module, "add", lambda builder, value, constant: value + constant)
+        monkeypatch.setattr(module, "constant", lambda kind, value: value)
+    for name in ("load_fragments", "stage_fragments", "gather_fragments", "stage_gathered"):
+        make = getattr(ptx, name)
+        monkeypatch.setattr(ptx, name, lambda *sizes, make=make: generated(make(*sizes)))
+    for name in ("warp_mma", "store_accumulators", "addresses"):
+        make = getattr(ptx, name)
+        monkeypatch.setattr(
+            ptx, name, lambda *sizes, make=make, **more: generated(make(*sizes, **more))
+        )
+
+
+@pytest.mark.usefixtures("generators")
+@pytest.mark.parametrize(("m_tiles", "n_tiles", "k_steps", "registers", "dtype", "chains"), TILES)
+def test_generated_product(m_tiles, n_tiles, k_steps, registers, dtype, chains):
+    test_product_of_tiles(m_tiles, n_tiles, k_steps, registers, dtype, chains, emulated)
+
+
+@pytest.mark.usefixtures("generators")
+def test_generated_accumulation():
+    test_product_accumulates(emulated)
+
+
+@pytest.mark.usefixtures("generators")
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", ["bf16", "tf32"])
+def test_generated_gathering(dtype, transposed):
+    test_gathered_fragments_of_ragged_matrices(dtype, 13, 21, transposed, emulated)
 
 
 @needs_ptxas

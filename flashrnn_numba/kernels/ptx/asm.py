@@ -94,6 +94,7 @@ class Block:
     section: str  # of the PTX ISA manual
     since: int  # the first architecture that has it: 80 for sm_80
     twin: Callable[..., Any] = field(repr=False)
+    emit: Emit = field(repr=False)
     text: str = ""
 
 
@@ -116,8 +117,8 @@ def instruction(text: str, *, section: str, since: int = 80, effects: str = "mem
         def emit(builder: Any, operands: dict[str, list[Any]]) -> list[Any]:
             return assemble_call(builder, text, parameters, operands, result, effects)
 
-        block = Block(twin.__name__, parameters, result, section, since, twin, text)
-        return _register(block, emit, twin.__doc__)
+        block = Block(twin.__name__, parameters, result, section, since, twin, emit, text)
+        return _register(block, twin.__doc__)
 
     return decorate
 
@@ -134,7 +135,7 @@ def emitted(
     doc: str = "",
 ) -> Any:
     """A block of many instructions: emit(builder, operand name -> LLVM values) -> result values."""
-    return _intrinsic(Block(name, parameters, result, section, since, twin), emit, doc)
+    return _intrinsic(Block(name, parameters, result, section, since, twin, emit), doc)
 
 
 def asm(
@@ -220,12 +221,12 @@ def _operands(twin: Callable[..., Any]) -> tuple[dict[str, Registers], Registers
     return parameters, None if result is type(None) else result.__metadata__[0]
 
 
-def _register(block: Block, emit: Emit, doc: str | None) -> Any:
-    BLOCKS[block.name] = _intrinsic(block, emit, doc)
+def _register(block: Block, doc: str | None) -> Any:
+    BLOCKS[block.name] = _intrinsic(block, doc)
     return BLOCKS[block.name]
 
 
-def _intrinsic(block: Block, emit: Emit, doc: str | None) -> Any:
+def _intrinsic(block: Block, doc: str | None) -> Any:
     def definition(typingctx: Any, *given: Any) -> Any:
         taken = [
             _accept(block, name, registers, got)
@@ -240,7 +241,7 @@ def _intrinsic(block: Block, emit: Emit, doc: str | None) -> Any:
                     block.parameters.items(), signature.args, args, strict=True
                 )
             }
-            return _pack(context, builder, block.result, emit(builder, operands))
+            return _pack(context, builder, block.result, block.emit(builder, operands))
 
         return result(*taken), codegen
 

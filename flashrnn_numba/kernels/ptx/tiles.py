@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from . import formats
-from .asm import Registers, add, asm, constant, emitted
+from .asm import KINDS, Registers, add, asm, constant, emitted
 
 FRAGMENT_BYTES = 512
 _QUADRANTS = ((0, 0), (1, 0), (0, 1), (1, 1))  # registers of an A fragment: (row half, k half)
@@ -281,7 +281,7 @@ def _emit_gather(builder: Any, operands: Any, kind: MmaType, k_steps: int, f: in
         for i in range(per):
             offset = kind.k * k + 4 * per * k_half + i
             valid = builder.icmp_signed(">", operands["k_left"][0], constant("i32", offset))
-            valid = builder.zext(builder.and_(inside, valid), constant("u32", 0).type)
+            valid = builder.zext(builder.and_(inside, valid), KINDS["u32"].llvm_type)
             address = builder.mul(operands["k_pitch"][0], constant("i64", offset))
             address = builder.add(operands["bases"][m], address)
             if row_half:
