@@ -113,8 +113,7 @@ def _directional(cell: Cell, name: str, key: str, seed: int) -> float | None:
     gradient, array = solve(problem)[key], getattr(problem.inputs, name)
     direction = np.random.default_rng(seed).standard_normal(array.shape)
     coarse, fine = (
-        sum(weight * _loss(problem, name, array + k * h * direction) for k, weight in STENCIL) / h
-        for h in (STEP / 4, STEP / 8)
+        _sequence_slope(problem, name, array, direction, h) for h in (STEP / 4, STEP / 8)
     )
     size = float(np.linalg.norm(gradient) + abs(fine)) + 1e-3
     if not abs(coarse - fine) <= SEQUENCE_TOLERANCE / 4 * size:
@@ -123,11 +122,28 @@ def _directional(cell: Cell, name: str, key: str, seed: int) -> float | None:
     return error if np.isfinite(error) else float("inf")
 
 
-def _loss(problem: Problem, name: str, array: np.ndarray) -> float:
-    """<dstates, states> + <dlast, last> with one input replaced."""
+def _sequence_slope(
+    problem: Problem, name: str, array: np.ndarray, direction: np.ndarray, step: float
+) -> float:
+    """Of <dstates, states> + <dlast, last>; nan where a branch changes sides in the stencil."""
+    base, slope = _sequence(problem, name, array)[1], 0.0
+    for place, weight in STENCIL:
+        loss, sides = _sequence(problem, name, array + place * step * direction)
+        if not np.array_equal(sides, base):
+            return float("nan")
+        slope += weight * loss / step
+    return slope
+
+
+def _sequence(problem: Problem, name: str, array: np.ndarray) -> tuple[float, np.ndarray]:
+    """The loss with one input replaced, and the sides that all branches take on the way."""
     inputs = problem.inputs._replace(**{name: array})
-    states, last, _ = reference.forward(oracle_task(problem.cell, inputs), inputs)
-    return float(np.vdot(problem.dstates, states) + np.vdot(problem.dlast, last))
+    states, last, kept = reference.forward(oracle_task(problem.cell, inputs), inputs, keep=True)
+    loss = np.vdot(problem.dstates, states) + np.vdot(problem.dlast, last)
+    values = [np.array([*g, *previous]) for previous, g in kept]
+    with np.errstate(all="ignore"):
+        sides = evaluate(problem.cell, list(np.stack(values, axis=1))).branches
+    return float(loss), np.array([np.asarray(side, float) for side in sides])
 
 
 def has_stop_gradient(cell: Cell) -> bool:
