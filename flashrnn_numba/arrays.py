@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import ml_dtypes
@@ -44,3 +45,37 @@ def kind_of(array: Any, name: str) -> str:
         f"{name} must be an array (NumPy, CuPy, or with __dlpack__ on a CUDA device), got "
         f"{type(array).__name__}"
     )
+
+
+def to_cupy(array: Any) -> Any:
+    """A CUDA array of another package as a CuPy array over the same memory.
+
+    The producer's stream is waited for on the GPU, as the array protocol has it. bfloat16 goes as
+    its bits where one side's exchange does not know it.
+    """
+    import cupy
+
+    if hasattr(array, "detach"):  # PyTorch: an array that records its gradient is not exported
+        array = array.detach()
+    if dtype_name(array) == "bfloat16" and _package(array) == "torch":
+        import torch
+
+        return cupy.from_dlpack(array.view(torch.int16)).view(DTYPES["bfloat16"])
+    return cupy.from_dlpack(array)
+
+
+def back_to(array: Any, like: Any) -> Any:
+    """A CuPy array as an array of the package that `like` comes from, over the same memory."""
+    package = _package(like)
+    if package == "torch":
+        import torch
+
+        if dtype_name(array) == "bfloat16":
+            return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_dlpack(array)
+    module = import_module("jax.dlpack" if package in ("jax", "jaxlib") else package)
+    return module.from_dlpack(array)
+
+
+def _package(array: Any) -> str:
+    return type(array).__module__.split(".")[0]

@@ -1,0 +1,286 @@
+"""Compiling kernels, keeping them on disk, launching them on the current CuPy stream.
+
+A `Program` is all that a kernel is made of. Its machine code is kept in memory and in a file named
+by a digest of the program, of the package's device functions and of the compilers' versions, so
+that a new process neither compiles nor imports Numba. Arguments are pointers and a few scalars: the
+cost of a launch grows with them. Nothing here synchronises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .generated import cache_directory, digest_of, load
+
+_FOLDER = Path(__file__).parent
+# what generated modules import: a change there is another program
+_DEPENDENCIES = ("cuda_math.py", "cuda_storage.py", "ptx/asm.py", "ptx/convert.py")
+_COMPILERS = ("numba-cuda", "numba", "nvidia-nvvm", "nvidia-nvjitlink")
+
+_lock = threading.RLock()
+_code: dict[tuple[str, tuple[int, int]], tuple[str, bytes]] = {}
+_loaded: dict[tuple[str, int], Any] = {}
+_compiled: list[str] = []
+
+
+class LaunchError(RuntimeError):
+    """The driver refused a kernel; the message has the plan and what to try."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel before it is compiled.
+
+    name -- of the function in `text`, the source of a module.
+    arguments -- types by Numba's names: "float32", "float32*" (pointer), "int64x5" (tuple).
+    threads -- the most a block has; shared_bytes -- its dynamic shared memory.
+    plan -- in words, for error messages. cluster, cooperative -- how it must be launched.
+    """
+
+    name: str
+    text: str
+    arguments: tuple[str, ...]
+    threads: int
+    shared_bytes: int = 0
+    plan: str = ""
+    cluster: int = 1
+    cooperative: bool = False
+
+    @property
+    def digest(self) -> str:
+        return _digest(self)
+
+    def function(self) -> Any:
+        """The Python function, as the emulator and Numba take it."""
+        return getattr(load(self.name, self.text, _dependencies()), self.name)
+
+
+@cache
+def _digest(program: Program) -> str:
+    parts = [program.name, program.text, repr(program.arguments), str(program.threads)]
+    parts += [_dependencies(), *(_version(package) for package in _COMPILERS)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+@cache
+def _dependencies() -> str:
+    return digest_of(*(str(_FOLDER / file) for file in _DEPENDENCIES))
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return ""
+
+
+# compiling --------------------------------------------------------------------------------------
+
+
+def compilations() -> tuple[str, ...]:
+    """Digests of the programs that this process compiled, in order; cached ones do not count."""
+    return tuple(_compiled)
+
+
+def signature(program: Program) -> Any:
+    """The arguments' types as Numba's signature."""
+    from numba import types
+
+    def one(text: str) -> Any:
+        if text.endswith("*"):
+            return types.CPointer(getattr(types, text[:-1]))
+        if match := re.fullmatch(r"(int64)x(\d+)", text):
+            return types.UniTuple(types.int64, int(match[2]))
+        return getattr(types, text)
+
+    return types.void(*(one(text) for text in program.arguments))
+
+
+def compile_to_ptx(program: Program, cc: tuple[int, int]) -> str:
+    from .assemble import compile_ptx
+
+    bounds = (program.threads, 1)
+    return compile_ptx(program.function(), signature(program), cc, launch_bounds=bounds)
+
+
+def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
+    """(name of the entry, cubin or PTX) from memory, from the disk cache, or compiled now."""
+    key = (program.digest, cc)
+    with _lock:
+        if key not in _code:
+            path = _cache_file(program, cc)
+            found = _read(path)
+            if found is None:
+                found = _compile(program, cc)
+                _write(path, found)
+            _code[key] = found
+        return _code[key]
+
+
+def _compile(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
+    ptx = compile_to_ptx(program, cc)
+    entry = re.search(r"\.entry\s+([\w$]+)", ptx)
+    assert entry is not None
+    _compiled.append(program.digest)
+    return entry[1], _link(ptx, cc)
+
+
+def _link(ptx: str, cc: tuple[int, int]) -> bytes:
+    """Machine code of PTX; the PTX itself, for the driver to compile, where nvJitLink is missing or
+    older than NVVM."""
+    try:
+        from cuda.core import ObjectCode, Program as CoreProgram, ProgramOptions  # noqa: I001
+    except ImportError:
+        return ptx.encode()
+    del ObjectCode
+    options = ProgramOptions(arch=f"sm_{cc[0]}{cc[1]}")
+    try:
+        return bytes(CoreProgram(ptx, "ptx", options).compile("cubin").code)
+    except Exception:
+        return ptx.encode()
+
+
+def _cache_file(program: Program, cc: tuple[int, int]) -> Path:
+    name = f"{program.name}_{program.digest}_sm{cc[0]}{cc[1]}.kernel"
+    return cache_directory() / "kernels" / name
+
+
+def _read(path: Path) -> tuple[str, bytes] | None:
+    """A file that is damaged counts as missing."""
+    try:
+        head, _, code = path.read_bytes().partition(b"\n")
+        facts = json.loads(head)
+        if facts["sha256"] == hashlib.sha256(code).hexdigest():
+            return facts["entry"], code
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _write(path: Path, compiled: tuple[str, bytes]) -> None:
+    """In one step, so that no process reads half a file; nothing where nothing can be written."""
+    entry, code = compiled
+    head = json.dumps({"entry": entry, "sha256": hashlib.sha256(code).hexdigest()})
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(head.encode() + b"\n" + code)
+        os.replace(name, path)
+
+
+# launching --------------------------------------------------------------------------------------
+
+
+def launch(program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
+    """Put the kernel on the current CuPy stream. grid counts blocks, also with clusters.
+
+    arguments -- CuPy arrays (or None: a null pointer), integers, tuples of integers, and floats
+    in the precision of the signature. LaunchError names the plan.
+    """
+    import cupy
+    from cuda.core import LaunchConfig, Stream
+    from cuda.core import launch as core_launch
+
+    if 0 in grid:
+        return
+    device = cupy.cuda.Device().id
+    kernel = _kernel(program, device)
+    clusters = (grid[0] // program.cluster, *grid[1:])
+    shape: dict[str, Any] = {"grid": clusters}
+    if program.cluster > 1:
+        shape["cluster"] = program.cluster
+    try:
+        config = LaunchConfig(
+            **shape,
+            block=program.threads,
+            shmem_size=program.shared_bytes,
+            is_cooperative=program.cooperative,
+        )
+        stream = cupy.cuda.get_current_stream().ptr
+        # 1 is the legacy default stream, which CuPy calls 0
+        core_launch(Stream.from_handle(stream or 1), config, kernel, *flat(program, arguments))
+    except Exception as error:
+        raise LaunchError(_explain(program, grid, error)) from error
+
+
+def flat(program: Program, arguments: Sequence[Any]) -> list[Any]:
+    """Pointers and scalars as the driver takes them: tuples spread out, floats in their type."""
+    import numpy as np
+
+    result: list[Any] = []
+    for kind, value in zip(program.arguments, arguments, strict=True):
+        if kind.endswith("*"):
+            result.append(0 if value is None else int(value.data.ptr))
+        elif isinstance(value, tuple):
+            result += [int(v) for v in value]
+        elif kind.startswith("int"):
+            result.append(int(value))
+        else:
+            result.append(np.dtype(kind).type(value))
+    return result
+
+
+def _kernel(program: Program, device: int) -> Any:
+    """The kernel, loaded on the device and allowed its shared memory and cluster size."""
+    key = (program.digest + f" {program.shared_bytes} {program.cluster}", device)
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = _load(program, device)
+        return _loaded[key]
+
+
+def _load(program: Program, ordinal: int) -> Any:
+    from cuda.core import Device, ObjectCode
+
+    device = Device(ordinal)
+    device.set_current()
+    cc = device.compute_capability
+    entry, code = machine_code(program, (cc.major, cc.minor))
+    try:
+        make = ObjectCode.from_cubin if code[:4] == b"\x7fELF" else ObjectCode.from_ptx
+        kernel = make(code).get_kernel(entry)
+        _allow(program, kernel, ordinal)
+        fits = kernel.occupancy.max_active_blocks_per_multiprocessor(
+            program.threads, program.shared_bytes
+        )
+    except Exception as error:
+        raise LaunchError(_explain(program, (), error)) from error
+    if not fits:
+        raise LaunchError(_explain(program, (), "no block of it fits on a multiprocessor"))
+    return kernel
+
+
+def _allow(program: Program, kernel: Any, ordinal: int) -> None:
+    """Shared memory above 48 KiB and clusters above 8 blocks need leave."""
+    from cuda.bindings import driver
+
+    attribute = driver.CUfunction_attribute
+    wanted = {attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: program.shared_bytes}
+    if program.cluster > 8:
+        wanted[attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED] = 1
+    for name, value in wanted.items():
+        (code,) = driver.cuKernelSetAttribute(name, value, kernel.handle, ordinal)
+        if int(code):
+            raise RuntimeError(f"{name.name} = {value}: {code.name}")
+
+
+def _explain(program: Program, grid: Sequence[int], error: object) -> str:
+    return (
+        f"kernel {program.name} could not be launched: {error}\n"
+        f"plan: {program.plan or program.name}; {program.threads} threads and "
+        f"{program.shared_bytes} bytes of shared memory a block, grid {tuple(grid)}, clusters of "
+        f"{program.cluster}\nbackend='alternating' needs the least of a device; a smaller "
+        "batch needs less memory"
+    )

@@ -1,0 +1,1 @@
+"""One model per kernel: its variables, constraints and cost, for the solver."""

@@ -1,0 +1,135 @@
+"""The portable fused kernel's tiling as an integer program.
+
+Shared memory is counted by the kernel's own arithmetic (kernels/fused_layout.py). Registers and
+cycles are estimates: registers are set so that ptxas finds no reason to spill (a test assembles
+the tilings that come out), cycles so that the order of tilings is right. The batch is no part of
+the problem: one kernel serves every batch size, with as many of its `rows` as a block needs.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from ...cells import Cell
+from ...kernels.formats import FORMATS
+from ...kernels.fused_layout import Direction, Tiling, layout
+from ..expressions import maximum
+from ..hardware import Device
+from ..problem import Problem
+
+THREADS = (32, 64, 128, 256, 512, 768, 1024)
+REGISTERS = {32: 255, 64: 255, 128: 255, 256: 240, 512: 128, 768: 80, 1024: 64}
+
+# cycles on an SM, rough: what a barrier, a dependent shared-memory load and a cell take
+BARRIER, LOAD, CELL = 30, 30, 200
+
+
+@lru_cache(maxsize=1024)
+def choose_tiling(
+    cell: Cell, dtype: str, D: int, H: int, direction: Direction, device: Device
+) -> Tiling | None:
+    """The best tiling, or None where R of one head does not fit into a block's shared memory."""
+    if not fits(cell, dtype, D, direction, device):
+        return None
+    problem, cost = model(cell, dtype, D, H, direction, device)
+    solution = problem.solve(minimize=cost)
+    return Tiling(**solution) if solution else None
+
+
+def fits(cell: Cell, dtype: str, D: int, direction: Direction, device: Device) -> bool:
+    """Whether the smallest tiling keeps within the shared memory."""
+    least = Tiling(heads=1, rows=1, row_tile=1, unit_tile=1, split=1, threads=1024)
+    return layout(cell, dtype, D, direction, least).shared_bytes <= device.shared_per_block
+
+
+def largest_head(cell: Cell, dtype: str, direction: Direction, device: Device) -> int:
+    """The largest D that has a tiling."""
+    low, high = 0, 65536  # cells without a recurrent gate are held by the registers alone
+    while high - low > 1:
+        middle = (low + high) // 2
+        possible = fits(cell, dtype, middle, direction, device) and _threads_suffice(middle)
+        low, high = (middle, high) if possible else (low, middle)
+    return low
+
+
+def _threads_suffice(D: int) -> bool:
+    return D <= 4 * 1024
+
+
+def model(
+    cell: Cell, dtype: str, D: int, H: int, direction: Direction, device: Device
+) -> tuple[Problem, Any]:
+    """(the problem, its cost in cycles)."""
+    p = Problem()
+    z = SimpleNamespace(
+        heads=p.variable(
+            "heads", [n for n in (1, 2, 4, 8, 16) if (n <= max(1, H) and n * D <= 256) or n == 1]
+        ),
+        rows=p.variable("rows", [1, 2, 4, 8, 16]),
+        row_tile=p.variable("row_tile", [1, 2, 4]),
+        unit_tile=p.variable("unit_tile", [1, 2, 4]),
+        split=p.variable("split", [1, 2, 4, 8]),
+        threads=p.variable("threads", [n for n in THREADS if n <= device.threads_per_block]),
+    )
+    s = layout(cell, dtype, D, direction, z)
+    p.require(z.rows % z.row_tile == 0, name="rows come in tiles")
+    p.require(
+        s.shared_bytes <= device.shared_per_block, name="shared memory of a block", unit="bytes"
+    )
+    p.require(s.product_threads <= z.threads, name="threads of the product", unit="threads")
+    p.require(s.per_thread <= 4, name="units a thread", unit="units")
+    for threads, limit in REGISTERS.items():
+        p.require(
+            (z.threads != threads) | (registers(cell, dtype, direction, z, s) <= limit),
+            name=f"registers a thread at {threads} threads",
+            unit="registers",
+        )
+    return p, cost(cell, dtype, direction, z, s)
+
+
+def registers(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> Any:
+    """An estimate from above of the registers of a thread."""
+    form = FORMATS[dtype]
+    wide = form.real_bytes // 4
+    gates, states = len(cell.gates), len(cell.states)
+    product = z.row_tile * z.unit_tile * s.lines * wide + z.row_tile * form.vector * wide
+    product = product + form.words * form.word_bytes // 4 + 4 * z.unit_tile + 12
+    if direction == "forward":
+        owned = len(cell.input_gates) * wide + len(cell.bias_gates) * wide + states * wide + 12
+        cell_needs = (gates + 2 * states) * wide + 14 * wide + 12
+    else:
+        owned = (gates + 4 * states) * wide + 12
+        cell_needs = (2 * gates + 3 * states) * wide + 14 * wide + 12
+    return 16 + s.per_thread * owned + maximum(product, cell_needs)
+
+
+def cost(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> Any:
+    """Cycles a step of one row group alone, and of a full block by row: both batch sizes count."""
+    groups = s.product_threads * z.row_tile // z.rows
+    alone = _step(cell, dtype, z, s, groups, z.row_tile)
+    full = _step(cell, dtype, z, s, s.product_threads, z.rows)
+    # a block holds `heads` heads: fewer blocks for the same work
+    return alone * 4 + full * 16 // (z.rows * z.heads) + _idle(z)
+
+
+def _idle(z: Any) -> Any:
+    return z.threads // 32 * 2 + z.heads
+
+
+def _step(cell: Cell, dtype: str, z: Any, s: Any, threads: Any, rows: Any) -> Any:
+    """Cycles of one time step with so many threads in the product."""
+    form = FORMATS[dtype]
+    warps = -(-threads // 32)
+    numbers = form.vector
+    left = z.row_tile * numbers * form.real_bytes // 16
+    fma = z.row_tile * z.unit_tile * s.lines * numbers * (form.real_bytes // 4)
+    unpack = z.unit_tile * s.lines * numbers * (form.per_word - 1)
+    loads = warps * s.chunks * (4 * z.unit_tile * s.lines + left)
+    issue = warps * s.chunks * (fma + unpack + left + z.unit_tile * s.lines + 4) // 4
+    alone = s.chunks * (LOAD + fma + unpack)
+    outputs = -(-(rows * s.columns) // z.threads)
+    pointwise = CELL + outputs * (CELL // 2 + z.split * s.lines * 4)
+    barriers = 2 * (BARRIER + z.threads // 32)
+    return maximum(loads, issue, alone) + pointwise + barriers

@@ -1,0 +1,114 @@
+"""Random problems for the GPU kernels, and their comparison with the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from flashrnn_numba.arrays import DTYPES
+from flashrnn_numba.cells import Cell, cell, get_cell, sigmoid, tanh
+from flashrnn_numba.kernels import reference
+from flashrnn_numba.kernels.interface import Gradients, Inputs, Task
+
+CELLS = ("elman", "lstm", "gru", "slstm")
+
+# relative to the largest value of each array; 16-bit results are rounded once per step
+TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "float16": 1e-2, "bfloat16": 8e-2}
+
+
+@cell(gates={"a": "x", "b": "Rb", "c": "b"}, states=("h", "m"), initial={"m": 0.5, "h": 0.25})
+def mixed(g, s):
+    """Every kind of gate, and initial values other than 0."""
+    m = sigmoid(g.b) * s.m + g.a * g.c
+    return tanh(g.a + g.b * m), m
+
+
+@cell(gates={"a": "xb"}, states=("h",))
+def no_recurrence(g, s):
+    """No gate takes the recurrent state."""
+    return tanh(g.a) + 0.5 * s.h
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem; everything about its arrays follows from it."""
+
+    function: str | Cell = "lstm"
+    dtype: str = "float32"
+    B: int = 3
+    T: int = 5
+    H: int = 2
+    D: int = 4
+    states: bool = True
+    reset: bool = True
+    lengths: bool = True
+    clip: float | None = None
+    strided: bool = False
+    dlast: bool = True
+    dstates: bool = True
+    seed: int = 0
+
+    def with_(self, **changes: Any) -> Case:
+        return replace(self, **changes)
+
+
+def build(case: Case) -> tuple[Task, Inputs, Any, Any]:
+    """(task, inputs, dstates, dlast) as NumPy arrays."""
+    c = get_cell(case.function)
+    B, T, H, D, S = case.B, case.T, case.H, case.D, len(c.states)
+    random = np.random.default_rng(case.seed)
+    dtype = DTYPES[case.dtype]
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        if case.strided:  # another order of axes in memory, and gaps
+            wide = scale * random.standard_normal((*shape[::-1][:-1], 2 * shape[0] + 1))
+            return wide.astype(dtype)[..., 1::2].transpose()
+        return (scale * random.standard_normal(shape)).astype(dtype)
+
+    Wx = normal(B, T, len(c.input_gates), H, D)
+    R = normal(len(c.recurrent_gates), H, D, D, scale=D**-0.5)
+    b = normal(len(c.bias_gates), H, D)
+    states = normal(S, B, 1, H, D, scale=0.5) if case.states else None
+    if states is not None and c.name == "slstm":
+        states[2] = np.abs(states[2]) + dtype.type(0.5)  # a normaliser is positive
+    reset = random.random((B, T)) < 0.3 if case.reset else None
+    lengths = random.integers(0, T + 1, B) if case.lengths else None
+    dstates = normal(S, B, T, H, D) if case.dstates else None
+    dlast = normal(S, B, 1, H, D) if case.dlast else None
+    task = Task(c, B, T, H, D, case.dtype, "numpy", case.clip)
+    return task, Inputs(Wx, R, b, states, reset, lengths), dstates, dlast
+
+
+def oracle(case: Case) -> tuple[Any, Any, Gradients]:
+    task, inputs, dstates, dlast = build(case)
+    wide = Inputs(*(a if a is None or a.dtype.kind in "biu" else a.astype(float) for a in inputs))
+    task = replace(task, dtype="float64")
+    states, last, kept = reference.forward(task, wide, keep=True)
+    d = [None if a is None else a.astype(float) for a in (dstates, dlast)]
+    return states, last, reference.backward(task, wide, kept, *d)
+
+
+def assert_close(name: str, got: Any, expected: Any, tolerance: float) -> None:
+    if expected is None:
+        assert got is None, name
+        return
+    assert got.shape == expected.shape, f"{name}: {got.shape} instead of {expected.shape}"
+    if not expected.size:
+        return
+    got = np.asarray(got).astype(float)
+    assert np.isfinite(got).all(), f"{name} is not finite"
+    error = np.abs(got - expected).max() / max(1.0, np.abs(expected).max())
+    assert error <= tolerance, f"{name}: relative error {error:.2g}, allowed {tolerance:.2g}"
+
+
+def compare(case: Case, states: Any, last: Any, gradients: Any) -> None:
+    """All results of a backend against the oracle."""
+    expected_states, expected_last, expected = oracle(case)
+    tolerance = TOLERANCE[case.dtype]
+    assert_close("states", states, expected_states, tolerance)
+    assert_close("last", last, expected_last, tolerance)
+    if gradients is not None:
+        for name, got, wanted in zip(expected._fields, gradients, expected, strict=True):
+            assert_close(f"gradient of {name}", got, wanted, tolerance)
