@@ -142,7 +142,10 @@ def _chosen_backends(report: Report, cell: Cell, names: Iterable[str] | None) ->
     """Name and kind of array of the backends to check; those that refuse become notes."""
     probe = random_problem(cell, "float32", (1, 1, 1, 1))
     chosen = {}
-    for name in known_backends.names() if names is None else names:
+    known = known_backends.names()
+    for name in known if names is None else names:
+        if name not in known:
+            raise ValueError(f"backends must be of {', '.join(known)}; got {name!r}")
         kind, reason = kind_for(name, oracle_task(cell, probe.inputs))
         if kind is not None:
             chosen[name] = kind

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from .. import cells as language
 from ..arrays import DTYPES
-from ..cells import Cell, cell, list_cells
+from ..cells import Cell, CellError, cell, list_cells
 from .conditioning import well_conditioned
 from .layouts import Layout, relayout
 from .problem import Problem, random_problem
@@ -32,9 +32,18 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "sqrt": lambda x: language.sqrt(0.25 + x * x),
     "clip": lambda x: language.clip(x, -0.75, 1),
     "negative": lambda x: -x,
-    "guarded log": lambda x: language.where(x > 0.125, language.log(x), x - 2),
+    "guarded log": lambda x: _guarded_log(x),
     "stop_gradient": language.stop_gradient,
 }
+
+
+def _guarded_log(x: Any) -> Any:
+    try:
+        return language.where(x > 0.125, language.log(x), x - 2)
+    except CellError:  # x is a constant, and not a positive one
+        return x
+
+
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "+": lambda x, y: x + y,
     "-": lambda x, y: x - y,
