@@ -3,6 +3,7 @@
 COMMANDS = {
     "parity": "train on parity up to length 40, measure accuracy at lengths up to 1024",
     "check": "check a cell: derived gradient, every backend against the oracle",
+    "plan": "which kernel runs a problem on a device, with which tiling, and why",
     "info": "versions, processor, GPUs, directories, cells",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import suppress
 from importlib import import_module, metadata
@@ -19,6 +20,8 @@ PACKAGES = (
     "cupy-cuda12x",
     "cupy-cuda13x",
 )
+
+VARIABLES = ("FLASHRNN_NUMBA_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def versions() -> dict[str, str]:
@@ -70,6 +73,7 @@ def environment() -> dict[str, Any]:
         "cpu": processor(),
         "threads": thread_count(),
         "gpus": gpus(),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
     }

@@ -23,8 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0
-    versions, cells = found.pop("versions"), found.pop("cells")
-    lines = {**found, **versions, **{f"cell {name}": text for name, text in cells.items()}}
+    versions, variables, cells = (found.pop(part) for part in ("versions", "variables", "cells"))
+    lines = {**found, **variables, **versions}
+    lines |= {f"cell {name}": text for name, text in cells.items()}
     width = max(map(len, lines))
     for name, value in lines.items():
         text = ", ".join(value) or "none" if isinstance(value, list) else str(value)

@@ -42,6 +42,8 @@ class Settings:
         for name in ("steps", "batch", "look_every", "settle", "validation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.first_length <= TRAINED.last:
+            raise ValueError(f"first_length must be 1 to {TRAINED.last}, got {self.first_length}")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 

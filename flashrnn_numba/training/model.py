@@ -71,12 +71,13 @@ class Model:
         self.cell, self.shape, self.backend, self.xp = get_cell(function), shape, backend, xp
         self.parameters = parameters
 
-    def _embed(self, bits: Any) -> tuple[Any, Any]:
-        """Embedded symbols [B, T, E] and the input part of the gates Wx [B, T, Gx, H, D]."""
+    def _input_part(self, bits: Any) -> Any:
+        """The input part of the gates Wx [B, T, Gx, H, D]."""
         p, s = self.parameters, self.shape
-        embedded = p["embedding"][bits]
+        # product first, then look up: one row for each symbol instead of one for each step
+        of_symbols = p["embedding"] @ p["input"]
         shape = (*bits.shape, len(self.cell.input_gates), s.heads, s.head_dimension)
-        return embedded, (embedded @ p["input"]).reshape(shape)
+        return of_symbols[bits].reshape(shape)
 
     def _read_out(self, h: Any) -> Any:
         """h [..., H, D] -> logits [..., classes]."""
@@ -86,14 +87,14 @@ class Model:
     def result(self, bits: Any, targets: Any) -> Result:
         """Loss and margin of the answer at each step; no gradients."""
         p = self.parameters
-        _, Wx = self._embed(bits)
+        Wx = self._input_part(bits)
         states, _ = flashrnn(Wx, p["R"], p["b"], function=self.cell, backend=self.backend)
         return Result(self._read_out(states[0]), targets, self.xp)
 
     def answers(self, bits: Any, lengths: Any) -> Any:
         """The class the network gives each string after its last symbol [B]."""
         p = self.parameters
-        _, Wx = self._embed(bits)
+        Wx = self._input_part(bits)
         _, last = flashrnn(
             Wx, p["R"], p["b"], function=self.cell, backend=self.backend, lengths=lengths
         )
@@ -102,7 +103,7 @@ class Model:
     def loss_and_gradients(self, bits: Any, targets: Any) -> tuple[Result, Arrays]:
         """The result at each step, and the gradients of its mean loss by parameter."""
         p, xp = self.parameters, self.xp
-        embedded, Wx = self._embed(bits)
+        Wx = self._input_part(bits)
         states, _, vjp = flashrnn_vjp(Wx, p["R"], p["b"], function=self.cell, backend=self.backend)
         h = states[0].reshape(-1, self.shape.hidden)  # the first state is the output
         logits = self._read_out(states[0])
@@ -117,13 +118,12 @@ class Model:
         dstates[0] = (dlogits @ p["readout"].T).reshape(states[0].shape)
         through = vjp(dstates)
 
-        x = embedded.reshape(-1, self.shape.embedding)
-        dWx = through.Wx.reshape(len(x), -1)
-        symbols = one_hot(bits, self.shape.symbols, x.dtype, xp).reshape(len(x), -1)
+        # as a product with the one-hot symbols: a scattered sum in a fixed order
+        symbols = one_hot(bits, self.shape.symbols, logits.dtype, xp).reshape(bits.size, -1)
+        d_of_symbols = symbols.T @ through.Wx.reshape(bits.size, -1)
         gradients = {
-            # as a product with the one-hot symbols: a scattered sum in a fixed order
-            "embedding": symbols.T @ (dWx @ p["input"].T),
-            "input": x.T @ dWx,
+            "embedding": d_of_symbols @ p["input"].T,
+            "input": p["embedding"].T @ d_of_symbols,
             "R": through.R,
             "b": through.b,
             "readout": h.T @ dlogits,
