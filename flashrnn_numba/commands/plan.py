@@ -47,11 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     a = arguments
     cell = find_cell(a.cell, "--cell")
-    try:
-        device = _device(a.device)
-    except ValueError as error:
-        raise UsageError(f"--device: {error}") from None
-    given = {"T": a.steps, "H": a.heads, "function": cell, "dtype": a.dtype, "device": device}
+    _check_device(a.device)
+    given = {"T": a.steps, "H": a.heads, "function": cell, "dtype": a.dtype, "device": a.device}
     if a.sweep is not None:
         return _sweep(a, given)
     made = plan(B=a.batch, D=a.head_dim, precision=a.precision, **given)
@@ -59,9 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _device(name: str | None) -> Device | str | None:
-    """Looked up here, so that a wrong name is wrong usage."""
-    return name if name is None or name.lower() == "cpu" else Device.named(name)
+def _check_device(name: str | None) -> None:
+    if name is None or name.lower() == "cpu":
+        return
+    try:
+        Device.named(name)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
 
 
 def _sweep(a: argparse.Namespace, given: dict) -> int:

@@ -1,0 +1,168 @@
+"""What the planner asks of a model, and what every launch has in common: the device's limits.
+
+A model describes one kernel to the solver. `Model` is its protocol; files such as `portable.py` put
+the kernels' own models behind it, and registry.py lists them. What a tiling takes of the device is
+a `Footprint`; the arithmetic of limits is here, once for all kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from ...kernels.interface import Task
+from ..expressions import Expression, evaluator, variables_of
+from ..hardware import WARP, Device
+from ..problem import Problem
+
+Direction = Literal["forward", "backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
+Solution = dict[str, int]
+
+
+class Statement(NamedTuple):
+    """A tiling problem and its cost: an integer expression in the model's own unit."""
+
+    problem: Problem
+    cost: Expression | int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one launch takes. Registers a thread, shared memory a block (dynamic and static).
+
+    together -- all blocks must be on the device at once: they wait for each other.
+    persistent -- a block runs all time steps, so every further wave repeats them all.
+    """
+
+    threads: int
+    registers: int
+    shared_bytes: int
+    blocks: int
+    cluster: int = 1
+    together: bool = False
+    persistent: bool = True
+
+
+class Model(Protocol):
+    """One kernel, as the planner sees it.
+
+    name -- short; title -- for people; backend -- which backend runs it, None: no kernel yet;
+    note -- what else a reader should know, or "".
+    """
+
+    name: str
+    title: str
+    backend: str | None
+    note: str
+
+    def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
+        """Why this kernel is out of the question, whatever the tiling (dtype, device); or None."""
+
+    def build(self, task: Task, device: Device, direction: Direction) -> Statement:
+        """The tiling as an integer problem."""
+
+    def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
+        """The solution in the kernel's vocabulary: name -> value with its unit."""
+
+    def resources(
+        self, task: Task, device: Device, direction: Direction, solution: Solution
+    ) -> Footprint:
+        """What the launch takes."""
+
+    def step_ns(
+        self, task: Task, device: Device, direction: Direction, solution: Solution
+    ) -> dict[str, float]:
+        """Nanoseconds of one time step of one wave, by part; their sum is the step."""
+
+
+class Limit(NamedTuple):
+    """A resource: what is used, what there is, and in which unit."""
+
+    name: str
+    used: int
+    limit: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Residency:
+    """How a launch lies on the device: blocks on one SM, blocks and clusters at once, waves."""
+
+    blocks_per_sm: int
+    blocks: int
+    clusters: int
+    waves: int
+
+
+def residency(footprint: Footprint, device: Device) -> Residency:
+    """Waves count whole clusters: no more at once than `Device.resident_clusters` promises."""
+    z = footprint
+    per_sm = device.blocks_per_sm(z.threads, z.registers, z.shared_bytes)
+    at_once = device.resident_clusters(z.cluster, z.threads, z.registers, z.shared_bytes)
+    clusters = -(-z.blocks // z.cluster)
+    waves = -(-clusters // at_once) if at_once else 0
+    return Residency(per_sm, min(z.blocks, at_once * z.cluster), min(clusters, at_once), waves)
+
+
+def limits(footprint: Footprint, device: Device) -> list[Limit]:
+    """The device's limits beside what the launch takes of them."""
+    z = footprint
+    lies = residency(z, device)
+    warps = -(-z.threads // WARP)
+    # as many on one SM as there are blocks for
+    on_sm = min(lies.blocks_per_sm, -(-z.blocks // device.sms))
+    shared = -(-(z.shared_bytes + device.shared_reserved) // device.shared_unit)
+    rows = [
+        Limit("threads a block", z.threads, device.threads_per_block, "threads"),
+        Limit("registers a thread", z.registers, device.registers_per_thread, "registers"),
+        Limit("shared memory a block", z.shared_bytes, device.shared_per_block, "bytes"),
+        Limit("blocks an SM", on_sm, lies.blocks_per_sm, "blocks"),
+        Limit("warps an SM", on_sm * warps, device.warps_per_sm, "warps"),
+        Limit(
+            "registers an SM",
+            on_sm * warps * device.registers_per_warp(z.registers),
+            device.registers_per_sm,
+            "registers",
+        ),
+        Limit(
+            "shared memory an SM",
+            on_sm * shared * device.shared_unit,
+            device.shared_per_sm,
+            "bytes",
+        ),
+    ]
+    if z.cluster > 1:
+        rows.append(Limit("blocks a cluster", z.cluster, device.max_cluster, "blocks"))
+    # what waits for a later wave is no violation, unless the blocks wait for each other
+    needed = z.blocks if z.together else lies.blocks
+    at_once = device.resident_clusters(z.cluster, z.threads, z.registers, z.shared_bytes)
+    rows.append(Limit("blocks at once", needed, at_once * z.cluster, "blocks"))
+    return rows
+
+
+def exceeded(footprint: Footprint, device: Device) -> list[Limit]:
+    """The limits that a launch would break; none for a launch that runs."""
+    broken = [row for row in limits(footprint, device) if row.used > row.limit]
+    lies = residency(footprint, device)
+    if not lies.waves and not broken:
+        broken = [Limit("blocks at once", 1, 0, "blocks")]
+    return broken
+
+
+def evaluate(expression: Any, solution: Solution | None = None) -> int:
+    """The value of an expression (or a plain integer) at a solution."""
+    if not isinstance(expression, Expression):
+        return int(expression)
+    scope = variables_of(expression)
+    (function,) = evaluator([(expression, scope)])
+    return function(*[(solution or {})[v.name] for v in scope])
+
+
+def element_bytes(dtype: str) -> int:
+    return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+
+
+def whole(value: Any) -> str:
+    """A count with its thousands apart: 232 448."""
+    return f"{value:,}".replace(",", " ")
