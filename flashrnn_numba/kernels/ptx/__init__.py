@@ -161,6 +161,7 @@ from .tiles import (
     gather_fragments,
     load_fragments,
     mma_type,
+    read_fragments,
     stage_fragments,
     stage_gathered,
     store_accumulators,
@@ -185,6 +186,7 @@ from .warp import (
     shfl_idx,
     shfl_idx_f32,
     sync_warp,
+    transpose_8x8,
 )
 
 __all__ = [
@@ -305,6 +307,7 @@ __all__ = [
     "nanosleep",
     "prefetch_l2",
     "rcp_approx",
+    "read_fragments",
     "red_release_add",
     "shared_address",
     "shared_at",
@@ -351,5 +354,6 @@ __all__ = [
     "store_accumulators",
     "sync_warp",
     "tanh_approx",
+    "transpose_8x8",
     "warp_mma",
 ]

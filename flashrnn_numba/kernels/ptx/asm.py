@@ -79,7 +79,7 @@ U64x2 = Annotated[tuple[int, ...], Registers("u64", 2)]
 F32x2 = Annotated[tuple[float, ...], Registers("f32", 2)]
 F32x4 = Annotated[tuple[float, ...], Registers("f32", 4)]
 F64x2 = Annotated[tuple[float, ...], Registers("f64", 2)]
-# The two operands that are no registers: an integer known at compile time, and a whole array.
+# Two operands are no registers: an integer known at compile time, and an array or a pointer.
 Literal = Annotated[int, Registers("literal")]
 Array = Annotated[Any, Registers("array")]
 
@@ -263,7 +263,7 @@ def _accept(block: Block, name: str, registers: Registers, got: Any) -> Any:
         if isinstance(got, types.IntegerLiteral):
             return got
     elif registers.kind == "array":
-        if isinstance(plain, types.Array):
+        if isinstance(plain, types.Array | types.CPointer):
             return plain
     elif registers.count:
         elements = KINDS[registers.kind].accepts
@@ -272,7 +272,7 @@ def _accept(block: Block, name: str, registers: Registers, got: Any) -> Any:
             return registers.numba_type
     elif isinstance(plain, KINDS[registers.kind].accepts):
         return registers.numba_type
-    wanted = {"literal": "an integer known at compile time", "array": "an array"}
+    wanted = {"literal": "an integer known at compile time", "array": "an array or a pointer"}
     expected = wanted.get(registers.kind, str(registers))
     raise TypingError(f"{block.name}: argument {name!r} is {got}, expected {expected}")
 
@@ -280,6 +280,8 @@ def _accept(block: Block, name: str, registers: Registers, got: Any) -> Any:
 def _unpack(context: Any, builder: Any, registers: Registers, kind: Any, value: Any) -> list[Any]:
     if registers.kind == "literal":
         return [kind.literal_value]
+    if registers.kind == "array" and isinstance(kind, types.CPointer):
+        return [builder.ptrtoint(value, ir.IntType(64))]
     if registers.kind == "array":
         array = context.make_array(kind)(context, builder, value=value)
         return [builder.ptrtoint(array.data, ir.IntType(64))]

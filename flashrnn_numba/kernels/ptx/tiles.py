@@ -195,6 +195,26 @@ def addresses(count: int) -> Any:
 
 
 @cache
+def read_fragments(count: int) -> Any:
+    """(shared: u32) -> u32 x 4 count: fragments from shared memory in fragment order."""
+
+    def emit(builder: Any, operands: dict[str, list[Any]]) -> list[Any]:
+        words = []
+        for f in range(count):
+            address = add(builder, operands["shared"][0], f * FRAGMENT_BYTES)
+            text = "ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];"
+            words += asm(builder, text, ["u32"] * 4, [("u32", address)])
+        return words
+
+    def twin(t: Any, shared: int) -> tuple[int, ...]:
+        places = range(shared, shared + count * FRAGMENT_BYTES, FRAGMENT_BYTES)
+        return tuple(word for place in places for word in t.load("shared", place, "<4I"))
+
+    parameters, result = {"shared": Registers("u32")}, Registers("u32", 4 * count)
+    return emitted(f"read_fragments_{count}", parameters, result, emit, twin, section="ld")
+
+
+@cache
 def store_accumulators(m_tiles: int, n_tiles: int, row_bytes: int) -> Any:
     """(address: u32, accumulators: f32 x 4 m_tiles n_tiles): to shared float32 [row][column].
 

@@ -75,6 +75,19 @@ def ldmatrix_x4_trans(t: Any, address: U32) -> U32x4:
     return _ldmatrix(t, "ldmatrix_x4_trans", address, 4, True)
 
 
+@instruction(
+    "movmatrix.sync.aligned.m8n8.trans.b16 {out}, {word};", section="movmatrix", effects="order"
+)
+def transpose_8x8(t: Any, word: U32) -> U32:
+    """Transpose an 8 x 8 matrix of 16-bit values: a lane holds row `group`, columns 2 quad, + 1."""
+
+    def compute(words: list[int]) -> list[int]:
+        matrix = np.array(words, np.uint32).view(np.uint16).reshape(8, 8)
+        return np.ascontiguousarray(matrix.T).reshape(-1).view(np.uint32).tolist()
+
+    return t.collective("transpose_8x8", word, compute)
+
+
 def _mma(t: Any, dtype: str, a: Any, b: Any, c: Any) -> Any:
     def compute(lanes: list[Any]) -> list[Any]:
         left = formats.fragment_a([lane[0] for lane in lanes], dtype)

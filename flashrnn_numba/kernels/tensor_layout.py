@@ -1,0 +1,123 @@
+"""How a head lies on tensor cores: who owns which units, gates and batch columns. Plain Python.
+
+Forward: one cluster of CTAs runs one head for one tile of batch rows. With mma m16n8k16, A is R
+(rows: units of gates, k: previous units), B is s_0 (k: previous units, n: batch rows). A CTA owns
+`units` = padded D / cluster units, with all their recurrent gates.
+
+A's rows are ordered so that the pointwise function needs no data of another thread. A warp owns
+some *octets* of 8 units. Gate r of octet o is row octet o * gates + r; row octet i is half i % 2 of
+m tile i // 2. In an accumulator tile a thread with lane = 4 * group + quad holds rows `group` and
+`group + 8`, columns 2 quad and 2 quad + 1: so it has all gates of unit 8 o + group, for two batch
+rows, in its own registers.
+
+Batch rows times octets make *pairs* (octet, n tile), o * n_tiles + n. Where `splits` warps share
+the sum over k, each of them finishes every splits-th pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OCTET = 8  # units
+N_TILE = 8  # batch rows of one mma
+K_STEP = 16  # previous units of one mma, in 16-bit formats
+WARP = 32
+FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
+TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What the solver chooses for the forward kernel.
+
+    cluster -- CTAs that share a head; n_tiles -- batch rows of a cluster / 8; octets -- of a warp;
+    splits -- warps that share a sum over k; registers -- fragments of R that a warp keeps in
+    registers, the others are in shared memory; chains -- independent sums of each accumulator;
+    ahead -- steps that inputs are fetched ahead, a power of 2.
+    """
+
+    cluster: int
+    n_tiles: int
+    octets: int
+    splits: int
+    registers: int
+    chains: int
+    ahead: int = 4
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What follows from the tiling, the cell and D. Offsets and sizes in bytes of shared memory."""
+
+    padded: int  # D with zeros up to whole tiles
+    units: int  # of a CTA
+    groups: int  # of warps, along the units
+    warps: int
+    m_tiles: int  # of a warp
+    k_steps: int  # of a warp
+    pairs: int  # of a group of warps
+    own_pairs: int  # of a warp
+    in_registers: int  # fragments of a warp
+    in_shared: int
+    pitch: int  # from one batch row of s_0 to the next
+    sums_at: int  # partial sums of split products
+    ring_at: int  # inputs fetched ahead
+    barriers_at: int
+    fragments_at: int
+    staged: int  # fragments that a warp can stage at once on their way to registers
+    shared_bytes: int
+
+    @property
+    def threads(self) -> int:
+        return self.warps * WARP
+
+
+def padded_head(D: int, cluster: int, octets: int, splits: int) -> int:
+    """The smallest D or more that is whole octets of each warp, and whole k steps of each split."""
+    unit_step, k_step = cluster * octets * OCTET, splits * K_STEP
+    padded = D
+    while padded % unit_step or padded % k_step:
+        padded += 1
+    return padded
+
+
+def geometry(D: int, recurrent: int, inputs: int, tiling: Tiling) -> Geometry:
+    """D -- units of a head; recurrent, inputs -- gates with that source."""
+    z = tiling
+    padded = padded_head(D, z.cluster, z.octets, z.splits)
+    units = padded // z.cluster
+    groups = units // (OCTET * z.octets)
+    warps = groups * z.splits
+    m_tiles = -(-z.octets * recurrent // 2)
+    k_steps = padded // K_STEP // z.splits
+    pairs = z.octets * z.n_tiles
+    own = -(-pairs // z.splits)
+    in_registers = min(z.registers, m_tiles * k_steps)
+    in_shared = m_tiles * k_steps - in_registers
+    pitch = 2 * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
+    sums_at = 2 * N_TILE * z.n_tiles * pitch
+    sums = groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
+    ring_at = sums_at + sums
+    barriers_at = ring_at + z.ahead * own * inputs * 4 * WARP * warps
+    fragments_at = barriers_at + 16
+    total = fragments_at + warps * in_shared * FRAGMENT_BYTES
+    staged = min(max(1, total // (warps * FRAGMENT_BYTES)), 16, max(1, in_registers))
+    return Geometry(
+        padded=padded,
+        units=units,
+        groups=groups,
+        warps=warps,
+        m_tiles=m_tiles,
+        k_steps=k_steps,
+        pairs=pairs,
+        own_pairs=own,
+        in_registers=in_registers,
+        in_shared=in_shared,
+        pitch=pitch,
+        sums_at=sums_at,
+        ring_at=ring_at,
+        barriers_at=barriers_at,
+        fragments_at=fragments_at,
+        staged=staged,
+        shared_bytes=max(total, warps * staged * FRAGMENT_BYTES),
+    )
