@@ -44,17 +44,18 @@ def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, K
     bias[list(cell.bias_gates), :, : task.D] = inputs.b
     Wx, at, strides = flat(inputs.Wx, task.dtype)
     reset, lengths = _flags(task, inputs)
-    function, meet = compiled(cell, "forward", real.name), cpu_threads.waiting_function()
+    function = compiled(cell, "forward", real.name)
     common = [_index(cell.input_gates, z), _index(cell.recurrent_gates, z), Wx, at, *strides]
     common.append(bias.ravel())
     packed = _Packed(z, inputs.R, task, cpu_steps.pack_forward)
 
-    def job(share: Share, x: np.ndarray) -> Job:
+    def job(share: Share, progress: np.ndarray, x: np.ndarray) -> Job:
         return Job(
             cpu_steps.forward_share,
             (
-                z, share, function, meet, _strips(z, share, rows(cell, "forward"), real),
-                np.empty(max(1, z.panels * share.rows * W), real), *common, packed.array,
+                z, share, function, progress, cpu_threads.give_way,
+                _strips(z, share, rows(cell, "forward"), real),
+                _aligned(z.panels * share.rows * W, real), *common, packed.array,
                 first.ravel(), reset, lengths, x.ravel(), flat(states, task.dtype)[0],
                 exact.ravel(), gates.ravel(),
             ),
@@ -67,7 +68,7 @@ def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, K
         row0, count = team.shares[0].first_row, team.shares[0].rows
         x = np.zeros((2, task.H, count, z.K), real)
         x[0] = first[0, row0 : row0 + count, :, : task.D].transpose(1, 0, 2)
-        jobs += [job(share, x) for share in team.shares]
+        jobs += [job(share, team.progress, x) for share in team.shares]
     if states.size:
         _run(jobs)
     if task.T:
@@ -100,25 +101,26 @@ def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = 
         if given.size == 1:  # the loops take an array of at most one number for none
             given = np.concatenate([given, given])
     reset, lengths = _flags(task, inputs)
-    function, meet = compiled(cell, "vjp", real.name), cpu_threads.waiting_function()
+    function = compiled(cell, "vjp", real.name)
     packed = _Packed(z, inputs.R, task, cpu_steps.pack_backward)
 
-    def job(share: Share) -> Job:
+    def job(share: Share, progress: np.ndarray) -> Job:
         return Job(
             cpu_steps.backward_share,
             (
-                z, share, function, meet, _strips(z, share, rows(cell, "vjp"), real),
-                np.empty(share.rows * W, real), _index(cell.recurrent_gates, z), packed.array,
+                z, share, function, progress, cpu_threads.give_way,
+                _strips(z, share, rows(cell, "vjp"), real),
+                _aligned(share.rows * W, real), _index(cell.recurrent_gates, z), packed.array,
                 first.ravel(), reset, lengths, real.type(task.clip or 0),
-                writable(kept.states, real), kept.gates.ravel(), given, at, *strides, ds.ravel(), dfirst.ravel(),
-                dgates.ravel(), previous.ravel(),
+                writable(kept.states, real), kept.gates.ravel(), given, at, *strides, ds.ravel(),
+                dfirst.ravel(), dgates.ravel(), previous.ravel(),
             ),
             packed,
         )  # fmt: skip
 
     teams = _teams(task, z)
     if dgates.size:
-        _run([job(share) for team in teams for share in team.shares])
+        _run([job(share, team.progress) for team in teams for share in team.shares])
     dfirst = (dfirst + ds)[:, :, None, :, : task.D].astype(dtype)
     return Gradients(
         _take(dgates, cell.input_gates, axis=2).astype(dtype, copy=False),
@@ -154,9 +156,7 @@ class _Packed:
     """R in panels for the product, packed by each thread for its own share."""
 
     def __init__(self, z: Sizes, R: np.ndarray, task: Task, pack: Callable) -> None:
-        self.array = np.zeros(
-            max(1, z.H * z.chunks * z.panels * z.K * W), compute_dtype(task.dtype)
-        )
+        self.array = _aligned(z.H * z.chunks * z.panels * z.K * W, compute_dtype(task.dtype))
         array, at, strides = flat(R, task.dtype)
         self._arguments = (array, at, *strides, self.array)
         self._pack = pack
@@ -184,7 +184,7 @@ class Job(NamedTuple):
 
 
 def _run(jobs: list[Job]) -> None:
-    # an error in one thread would leave the others at their barrier: compile before they start
+    # an error in one thread would leave the others waiting: compile before they start
     jobs[0].prepare()
     cpu_threads.run([job.run for job in jobs])
 
@@ -217,10 +217,10 @@ def _sizes(task: Task, backward: bool) -> Sizes:
 
 
 class Team(NamedTuple):
-    """Shares of the same batch rows, and the barrier at which their threads meet."""
+    """Shares of the same batch rows, and where their threads tell how far they are."""
 
     shares: list[Share]
-    barrier: cpu_threads.Barrier
+    progress: np.ndarray
 
 
 def _teams(task: Task, z: Sizes) -> list[Team]:
@@ -229,7 +229,7 @@ def _teams(task: Task, z: Sizes) -> list[Team]:
     # a pair's share of the work is small where the matrix is: not worth a thread
     threads = min(threads, max(1, task.B * task.T * z.H * z.D * (z.D + 64) // 100_000))
     per_team = threads
-    if not cpu_threads.HAS_BARRIER:
+    if not cpu_threads.CAN_MEET:
         per_team = max(p for p in range(1, threads + 1) if z.H % p == 0)
     per_team = min(per_team, pairs)
     teams = max(1, min(threads // per_team, task.B // 4))
@@ -238,11 +238,11 @@ def _teams(task: Task, z: Sizes) -> list[Team]:
     shared = any(cut % z.chunks for cut in cuts)
     result = []
     for row, end in pairwise(bounds):
-        barrier = cpu_threads.Barrier(per_team if shared else 1)
         shares = [
-            Share(row, end - row, begin, stop, barrier.address) for begin, stop in pairwise(cuts)
+            Share(row, end - row, begin, stop, me, per_team if shared else 1)
+            for me, (begin, stop) in enumerate(pairwise(cuts))
         ]
-        result.append(Team(shares, barrier))
+        result.append(Team(shares, np.zeros(per_team * cpu_threads.LINE, np.int64)))
     return result
 
 
@@ -250,7 +250,15 @@ def _strips(z: Sizes, share: Share, rows_of_strip: int, real: np.dtype) -> np.nd
     """One strip for each (head, chunk) pair and group of batch rows that a call works on."""
     groups = -(-share.rows // max(1, W // z.chunk))
     pairs = share.last_pair - share.first_pair
-    return np.zeros(pairs * groups * rows_of_strip * W, real)
+    return _aligned(pairs * groups * rows_of_strip * W, real)
+
+
+def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """Zeros that start on a cache line: a vector that lies across two costs twice."""
+    line = 64 // dtype.itemsize
+    array = np.zeros(size + line, dtype)
+    start = -(array.ctypes.data // dtype.itemsize) % line
+    return array[start : start + max(1, size)]
 
 
 def _first(task: Task, inputs: Inputs, z: Sizes) -> np.ndarray:

@@ -66,25 +66,36 @@ def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
                 c0, c1, c2, c3 = x[c], x[c + 1], x[c + 2], x[c + 3]
                 d0, d1, d2, d3 = x[d], x[d + 1], x[d + 2], x[d + 3]
                 o = uint64(acc_at + row * W)
+                # each sum in four statements: four fused multiply-adds, and no addition beside
                 for j in range(n):
                     r0, r1 = panel[r + j], panel[r + uint64(W) + j]
                     r2, r3 = panel[r + uint64(2 * W) + j], panel[r + uint64(3 * W) + j]
-                    acc[o + j] += a0 * r0 + a1 * r1 + a2 * r2 + a3 * r3
-                    acc[o + uint64(W) + j] += b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
-                    acc[o + uint64(2 * W) + j] += c0 * r0 + c1 * r1 + c2 * r2 + c3 * r3
-                    acc[o + uint64(3 * W) + j] += d0 * r0 + d1 * r1 + d2 * r2 + d3 * r3
+                    s = acc[o + j] + a0 * r0
+                    s += a1 * r1
+                    s += a2 * r2
+                    acc[o + j] = s + a3 * r3
+                    s = acc[o + uint64(W) + j] + b0 * r0
+                    s += b1 * r1
+                    s += b2 * r2
+                    acc[o + uint64(W) + j] = s + b3 * r3
+                    s = acc[o + uint64(2 * W) + j] + c0 * r0
+                    s += c1 * r1
+                    s += c2 * r2
+                    acc[o + uint64(2 * W) + j] = s + c3 * r3
+                    s = acc[o + uint64(3 * W) + j] + d0 * r0
+                    s += d1 * r1
+                    s += d2 * r2
+                    acc[o + uint64(3 * W) + j] = s + d3 * r3
                 row += 4
             while row < last:
                 a = x_at + row * x_stride + k
                 a0, a1, a2, a3 = x[a], x[a + 1], x[a + 2], x[a + 3]
                 o = uint64(acc_at + row * W)
                 for j in range(n):
-                    acc[o + j] += (
-                        a0 * panel[r + j]
-                        + a1 * panel[r + uint64(W) + j]
-                        + a2 * panel[r + uint64(2 * W) + j]
-                        + a3 * panel[r + uint64(3 * W) + j]
-                    )
+                    s = acc[o + j] + a0 * panel[r + j]
+                    s += a1 * panel[r + uint64(W) + j]
+                    s += a2 * panel[r + uint64(2 * W) + j]
+                    acc[o + j] = s + a3 * panel[r + uint64(3 * W) + j]
                 row += 1
         for k in range(K - K % 4, K):
             r = uint64(panel_at + k * W)

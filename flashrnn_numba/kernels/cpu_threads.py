@@ -1,21 +1,24 @@
-"""Threads of the CPU backend: how many, a pool that outlives calls, a barrier for compiled code.
+"""Threads of the CPU backend: how many, a pool that outlives calls, a meeting point.
 
-The compiled time loops release the GIL. Their barrier is POSIX's, called through its address; where
-there is none (macOS, Windows), no head is shared between threads and batch rows are split instead.
+The compiled time loops release the GIL. Where a head is shared, its threads meet at each step by
+spinning: a step takes some hundred microseconds, a system's barrier tens of them. Processors on
+which that is not safe split batch rows between threads instead.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from numba import cfunc, types
+from numba import njit, types
 
 SIGNATURE = types.int32(types.int64)
+LINE = 8  # 64-bit numbers in a cache line
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -36,8 +39,8 @@ def thread_count() -> int:
 class _Native(types.WrapperAddressProtocol):
     """A C function as a first-class function of numba."""
 
-    def __init__(self, address: int) -> None:
-        self.address = address
+    def __init__(self, function: Any) -> None:
+        self.address = ctypes.cast(function, ctypes.c_void_p).value or 0
 
     def __wrapper_address__(self) -> int:
         return self.address
@@ -46,44 +49,31 @@ class _Native(types.WrapperAddressProtocol):
         return SIGNATURE
 
 
-def _c_library() -> Any:
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    return library if hasattr(library, "pthread_barrier_wait") else None
+def _give_way() -> Any:
+    """The system's call that lets other threads run."""
+    if os.name == "nt":
+        return _Native(ctypes.WinDLL("kernel32").SwitchToThread)  # type: ignore[attr-defined]
+    return _Native(ctypes.CDLL(None).sched_yield)
 
 
-_library = _c_library()
-HAS_BARRIER = _library is not None
+# Threads meet by plain loads and stores, which other threads see in order on x86 only.
+CAN_MEET = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+give_way = _give_way()
 
 
-@cfunc(SIGNATURE)
-def _no_wait(barrier):
-    return 0
+@njit(nogil=True, cache=True)
+def meet(progress, threads, me, step, give_way):
+    """Wait until all threads of a team have come to this step; progress: a cache line for each.
 
-
-def waiting_function() -> Any:
-    """What compiled code calls to wait at the barrier with the address it is given."""
-    if _library is None:
-        return _no_wait
-    return _Native(ctypes.cast(_library.pthread_barrier_wait, ctypes.c_void_p).value or 0)
-
-
-class Barrier:
-    """A POSIX barrier for `count` threads; `address` is 0 where nobody needs to wait."""
-
-    def __init__(self, count: int) -> None:
-        self._memory = ctypes.create_string_buffer(64)  # sizeof(pthread_barrier_t) <= 64
-        self.address = 0
-        if count > 1:
-            if _library is None:
-                raise RuntimeError("this system has no pthread_barrier; do not share heads")
-            error = _library.pthread_barrier_init(self._memory, None, ctypes.c_uint(count))
-            if error:
-                raise OSError(error, "pthread_barrier_init failed")
-            self.address = ctypes.addressof(self._memory)
-
-    def __del__(self) -> None:
-        if self.address and _library is not None:
-            _library.pthread_barrier_destroy(self._memory)
+    The calls keep the compiler from moving loads and stores across; a thread that waits gives its
+    core away, so more threads than cores are slow but not stuck.
+    """
+    give_way(0)
+    progress[me * LINE] = step
+    for other in range(threads):
+        while progress[other * LINE] < step:
+            give_way(0)
+    give_way(0)
 
 
 def run(jobs: Sequence[Callable[[], None]]) -> None:
