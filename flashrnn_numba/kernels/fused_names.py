@@ -55,6 +55,10 @@ KEEP_GATES = 8
 KEEP_EXACT = 16
 HAS_DSTATES = 32
 HAS_DLAST = 64
+# flags of a row at a step (alternating)
+ALIVE = 1  # the step is before the end of the row
+RESTART = 2  # the state becomes the initial one before this step
+START = 4  # the first step of the sequence
 OPTIONS = {
     "HAS_STATES": HAS_STATES,
     "HAS_RESET": HAS_RESET,
@@ -63,6 +67,9 @@ OPTIONS = {
     "KEEP_EXACT": KEEP_EXACT,
     "HAS_DSTATES": HAS_DSTATES,
     "HAS_DLAST": HAS_DLAST,
+    "ALIVE": ALIVE,
+    "RESTART": RESTART,
+    "START": START,
 }
 
 # types and functions (cuda_storage.py, cuda_math.py, template.py)

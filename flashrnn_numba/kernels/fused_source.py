@@ -12,16 +12,10 @@ from .fused_names import OPTIONS
 from .template import Function, Part, specialise
 
 
-def constants(
-    cell: Cell, dtype: str, D: int, direction: Direction, tiling: Tiling
-) -> dict[str, Any]:
-    """The values of the names in fused_names.py."""
-    z, storage = layout(cell, dtype, D, direction, tiling), FORMATS[dtype]
-    if z.product_threads > tiling.threads:
-        raise ValueError(f"{tiling} has {z.product_threads} threads in the product")
+def cell_constants(cell: Cell) -> dict[str, Any]:
+    """The names that a cell alone decides."""
     gates = range(len(cell.gates))
     return OPTIONS | {
-        "D": D,
         "GATES": len(cell.gates),
         "STATES": len(cell.states),
         "GX": len(cell.input_gates),
@@ -31,6 +25,20 @@ def constants(
         "FROM_R": places(cell.recurrent_gates, gates),
         "FROM_B": places(cell.bias_gates, gates),
         "INITIAL": tuple(cell.initial.values()),
+    }
+
+
+def constants(
+    cell: Cell, dtype: str, D: int, direction: Direction, tiling: Tiling
+) -> dict[str, Any]:
+    """The values of the names in fused_names.py."""
+    z, storage = layout(cell, dtype, D, direction, tiling), FORMATS[dtype]
+    if z.product_threads > tiling.threads:
+        raise ValueError(
+            f"threads ({tiling.threads}): the product needs {z.product_threads} with {tiling}"
+        )
+    return cell_constants(cell) | {
+        "D": D,
         "HEADS": tiling.heads,
         "ROWS": tiling.rows,
         "ROW_TILE": tiling.row_tile,

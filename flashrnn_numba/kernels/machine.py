@@ -5,12 +5,14 @@ Backends are written once against this handful of calls, so that tests can run t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
 from ..tuning import Device
 from .launch import Program, launch
+
+Graphs = dict[Hashable, Any]  # key -> a captured graph, or None where only the first run is done
 
 
 class Machine(Protocol):
@@ -25,6 +27,13 @@ class Machine(Protocol):
 
     def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
         """out [N, p, r] = a [N, p, q] @ b [N, q, r]."""
+
+    def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
+        """Do `work`: launches and products on memory that stays where it is. What was recorded
+        under this key is replayed."""
+
+    def stream(self) -> int:
+        """The current stream: what runs on another one is not ordered with it."""
 
 
 class CupyMachine:
@@ -45,6 +54,37 @@ class CupyMachine:
         from .cublas import multiply
 
         multiply(out, a, b, precision)
+
+    def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
+        """The first time as it is, so that everything is compiled and loaded; the second time it
+        is captured into a CUDA graph."""
+        cuda = self.arrays.cuda
+        current = cuda.get_current_stream()
+        if current.is_capturing():
+            # the caller captures: what is launched here becomes part of that graph
+            work()
+        elif key not in graphs:
+            work()
+            graphs[key] = None
+        else:
+            if graphs[key] is None:
+                graphs[key] = self._capture(work)
+            graphs[key].launch(current)
+
+    def _capture(self, work: Callable[[], None]) -> Any:
+        cuda = self.arrays.cuda
+        stream = cuda.Stream(non_blocking=True)
+        with stream:
+            # thread-local: other threads may allocate meanwhile
+            stream.begin_capture(cuda.runtime.streamCaptureModeThreadLocal)
+            try:
+                work()
+            finally:
+                graph = stream.end_capture()
+        return graph
+
+    def stream(self) -> int:
+        return int(self.arrays.cuda.get_current_stream().ptr)
 
 
 @cache
