@@ -21,7 +21,7 @@ NAN = np.float32(np.nan)
 @_compile
 def exp32(x):
     # exp(x) = 2**n * exp(r), |r| <= log(2) / 2
-    clamped = min(max(x, float32(-87.33)), float32(88.72))
+    clamped = min(max(x, float32(-87.33654)), float32(88.722839))
     n = np.floor(clamped * float32(1.44269504088896341) + float32(0.5))
     r = clamped - n * float32(0.693359375)
     r = r - n * float32(-2.12194440e-4)
@@ -37,7 +37,7 @@ def exp32(x):
     y = y * int32((half + int32(127)) << int32(23)).view(np.float32)
     y = y * int32((int32(n) - half + int32(127)) << int32(23)).view(np.float32)
     y = INFINITY if x > float32(88.722839) else y
-    y = float32(0) if x < float32(-87.33) else y
+    y = float32(0) if x < float32(-87.33654) else y  # below: subnormal
     return y if x == x else x
 
 
