@@ -74,7 +74,8 @@ def gates(task: Task, x: np.ndarray, R: np.ndarray, b: np.ndarray, s0: np.ndarra
 
 def prepare(task: Task, inputs: Inputs) -> tuple:
     """Inputs in float64; the initial states [S, B, H, D]; reset and alive as [B, T, 1, 1]."""
-    Wx, R, b = (np.asarray(a).astype(float) for a in (inputs.Wx, inputs.R, inputs.b))
+    # einsum sums in another order where strides differ: C order for the same bits
+    Wx, R, b = (np.asarray(a).astype(float, "C") for a in (inputs.Wx, inputs.R, inputs.b))
     first = np.empty((len(task.cell.states), task.B, task.H, task.D))
     initial = np.array(list(task.cell.initial.values()))[:, None, None, None]
     first[:] = initial if inputs.states is None else inputs.states[:, :, 0].astype(float)
