@@ -1,0 +1,311 @@
+"""The tensor-core backward kernel: from a cell, a head dimension and a tiling to a program.
+
+    program = backward_program(cell, "bfloat16", D, tiling)
+    machine.launch(program, grid(tiling, B, H), arguments)
+
+tensor_backward_kernel.py says how the kernel works and what its arguments are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..cells import Cell
+from .fused_names import OPTIONS
+from .fused_source import places
+from .generated import digest_of
+from .launch import Program
+from .template import Function, Part, specialise
+from .tensor_backward_cell import halves
+
+TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
+FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
+WARP = 32
+TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the backward kernel's work is cut.
+
+    cluster -- blocks that share a head; tile -- batch rows of a cluster: 1, 2, 4 or a multiple of 8.
+    m_tiles -- 16 previous units each, of a warp; gate_parts, k_parts -- cuts of the sum over new
+        units (by gates, and by units within a gate): so many warps share a sum.
+    registers -- fragments of R that a warp keeps in registers; the others stay in shared memory.
+    chains -- independent sums of each accumulator. each -- neighbouring units of a thread in the
+        pointwise part, 1 or 2. ahead -- steps that L2 is filled ahead, 0 for none.
+    """
+
+    cluster: int
+    tile: int
+    m_tiles: int
+    gate_parts: int = 1
+    k_parts: int = 1
+    registers: int = 255
+    chains: int = 4
+    each: int = 2
+    ahead: int = 8
+
+    @property
+    def direct(self) -> bool:
+        """Whether the accumulators are the whole sums of a thread's own items."""
+        return self.cluster == self.gate_parts * self.k_parts == 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What follows from tiling, cell and D. Offsets and sizes are bytes of shared memory."""
+
+    units: int  # of a block, with padding
+    m_groups: int  # warps along the previous units
+    warps: int
+    k_steps: int  # of a warp and gate
+    part_gates: int  # gates of a warp
+    fragments: int  # of R, of a warp
+    registers: int  # of these in registers
+    n_tiles: int
+    columns: int  # batch columns with a place in an n tile's partial sums
+    each: int
+    pairs_total: int  # pairs of units (or units) and rows of a block
+    pairs: int  # of a thread
+    tile_pitch: int
+    tile_at: int
+    sources: int
+    source_bytes: int
+    sums_at: int
+    sums_bytes: int
+    barriers_at: int
+    shared_bytes: int
+
+    @property
+    def threads(self) -> int:
+        return self.warps * WARP
+
+
+def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
+    """ValueError for a tiling that does not fit the head."""
+    z = tiling
+    units = 16 * -(-D // (16 * z.cluster))
+    k_tiles, m_total = units // 16, units * z.cluster // 16
+    if not recurrent:
+        raise ValueError("the cell has no recurrent gate: there is nothing for tensor cores")
+    if z.tile not in TILES:
+        raise ValueError(f"tile is {z.tile}, expected one of {TILES}")
+    if m_total % z.m_tiles or recurrent % z.gate_parts or k_tiles % z.k_parts:
+        raise ValueError(
+            f"{z}: expected m_tiles to divide {m_total}, gate_parts {recurrent}, k_parts {k_tiles}"
+        )
+    if z.cluster > 1 and z.gate_parts * z.k_parts > 1:
+        raise ValueError(f"{z}: in a cluster every warp sums over all of the block's gates")
+    n_tiles, columns = max(1, z.tile // 8), min(8, max(2, z.tile))
+    parts = z.gate_parts * z.k_parts
+    m_groups = m_total // z.m_tiles
+    warps = m_groups * parts
+    k_steps, part_gates = k_tiles // z.k_parts, recurrent // z.gate_parts
+    fragments = z.m_tiles * part_gates * k_steps
+    registers = min(z.registers, fragments)
+    each = z.each
+    if z.direct:
+        each = 2 if z.tile >= 4 else 1
+        pairs = z.m_tiles * n_tiles * (2 if z.tile >= 8 else 1)
+        pairs_total = pairs * warps * WARP
+    else:
+        pairs_total = units // 16 * n_tiles * 8 * columns * (2 // each)
+        pairs = -(-pairs_total // (warps * WARP))
+    pitch = 2 * recurrent * units + 16
+    tile_at = warps * (fragments - registers) * FRAGMENT_BYTES
+    sums_at = tile_at + 2 * z.tile * pitch
+    sources = 0 if z.direct else z.cluster * parts
+    source_bytes = units * n_tiles * columns * 4
+    sums_bytes = sources * source_bytes
+    barriers_at = sums_at + (2 if z.cluster > 1 else 1) * sums_bytes
+    return Layout(
+        units=units,
+        m_groups=m_groups,
+        warps=warps,
+        k_steps=k_steps,
+        part_gates=part_gates,
+        fragments=fragments,
+        registers=registers,
+        n_tiles=n_tiles,
+        columns=columns,
+        each=each,
+        pairs_total=pairs_total,
+        pairs=pairs,
+        tile_pitch=pitch,
+        tile_at=tile_at,
+        sources=sources,
+        source_bytes=source_bytes,
+        sums_at=sums_at,
+        sums_bytes=sums_bytes,
+        barriers_at=barriers_at,
+        shared_bytes=barriers_at + (16 if z.cluster > 1 else 0),
+    )
+
+
+def grid(tiling: Tiling, B: int, H: int) -> tuple[int, int]:
+    """Blocks of a launch."""
+    return (tiling.cluster * -(-B // tiling.tile), H)
+
+
+ARGUMENTS = (
+    ("R", "uint16*"), ("r_strides", "int64x4"),
+    ("initial", "uint16*"), ("initial_strides", "int64x5"),
+    ("reset", "uint8*"), ("reset_strides", "int64x2"), ("lengths", "int64*"),
+    ("states", "uint16*"), ("others", "{kept}*"), ("gates", "{gates}*"),
+    ("dstates", "uint16*"), ("d_strides", "int64x5"),
+    ("dlast", "uint16*"), ("dlast_strides", "int64x5"),
+    ("dgates", "uint16*"), ("previous", "uint16*"), ("dinitial", "uint16*"),
+    ("clip", "float32"), ("B", "int64"), ("T", "int64"), ("H", "int64"), ("options", "int64"),
+)  # fmt: skip
+
+
+@cache
+def backward_program(
+    cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str = "float32", others: str = "float32"
+) -> Program:
+    """gates, others -- how the forward kept pre-activations and the states but s_0: in float32, or
+    in the arrays' dtype."""
+    formats = {"float32": "float32", dtype: "uint16"}
+    z = layout(len(cell.recurrent_gates), D, tiling)
+    arguments = tuple(
+        text.format(kept=formats[others], gates=formats[gates]) for _, text in ARGUMENTS
+    )
+    return Program(
+        name="tensor_backward",
+        text=source(cell, dtype, D, tiling, formats[gates], formats[others]),
+        arguments=arguments,
+        threads=z.threads,
+        shared_bytes=z.shared_bytes,
+        plan=f"tensor-core backward of {cell.name}, D = {D}, {tiling}",
+        cluster=tiling.cluster,
+    )
+
+
+HEADER = '''"""{title}: generated by flashrnn_numba."""
+# made of {digest}
+
+import math
+
+from numba import cuda, float32, int32, int64, uint16, uint32, uint64
+
+from flashrnn_numba.kernels import ptx
+from flashrnn_numba.kernels.tensor_backward_math import FUNCTIONS
+
+globals().update(FUNCTIONS)
+FULL = 0xFFFFFFFF
+widen, narrow = ptx.{mma}_to_f32, ptx.f32_to_{mma}
+unpack, pack = ptx.{mma}x2_to_f32x2, ptx.f32x2_to_{mma}x2
+gather = {gather}
+stage = {stage}
+mma = ptx.warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{mma}", {pitch}, {chains})
+
+
+'''
+
+
+def source(cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: str) -> str:
+    """The module's text: one function, `tensor_backward`."""
+    z = layout(len(cell.recurrent_gates), D, tiling)
+    two = halves(cell)
+    own = ("own_pairs", "own_accumulators", "own_sums", "open_exchange")
+    fetched = ("fetch", "prefetch", "read_gate", "read_other", "read_s0", "early")
+    stored = ("pack_gates", "store_operand", "store_gates")
+    summed = ("product", "bring_home", "take_accumulators", "send_sums", "store_sums", "add_sums")
+    parts: dict[str, Part] = {
+        name: Function("tensor_backward_parts.py", name)
+        for name in (*own, *fetched, *stored, *summed)
+    }
+    parts |= {"cell_early": two.early, "cell_late": two.late, "fragment_rows": fragment_rows(z)}
+    wide = z.each == 2 and D % 2 == 0
+    element = "uint32" if wide else "uint16"
+    raw = {"float32": "float32", "uint16": element}
+    values = OPTIONS | {
+        "D": D,
+        "GATES": len(cell.gates),
+        "STATES": len(cell.states),
+        "RECURRENT": len(cell.recurrent_gates),
+        "FROM_R": places(cell.recurrent_gates, range(len(cell.gates))),
+        "INITIAL": tuple(cell.initial.values()),
+        "CLUSTER": tiling.cluster,
+        "TILE": tiling.tile,
+        "M_TILES": tiling.m_tiles,
+        "GATE_PARTS": tiling.gate_parts,
+        "PART_GATES": z.part_gates,
+        "M_GROUPS": z.m_groups,
+        "UNITS": z.units,
+        "K_UNITS": 16 * z.k_steps,
+        "REGISTERS": z.registers,
+        "STAGED": z.fragments - z.registers,
+        "N_TILES": z.n_tiles,
+        "COLUMNS": z.columns,
+        "QUADS": z.columns // 2,
+        "EACH": z.each,
+        "WIDE": wide,
+        "DIRECT": tiling.direct,
+        "PAIRS_PER_TILE": z.pairs // tiling.m_tiles if tiling.direct else 0,
+        "PAIRS": z.pairs,
+        "ITEMS": z.pairs * z.each,
+        "PAIRS_TOTAL": z.pairs_total,
+        "THREADS": z.threads,
+        "KEPT": two.count,
+        "GATE_BYTES": 4 if gates == "float32" else 2,
+        "OTHER_BYTES": 4 if others == "float32" else 2,
+        "STAGED_AT": 0,
+        "TILE_AT": z.tile_at,
+        "TILE_PITCH": z.tile_pitch,
+        "TILE_BYTES": tiling.tile * z.tile_pitch,
+        "SUMS_AT": z.sums_at,
+        "SUMS_BYTES": z.sums_bytes,
+        "SOURCES": z.sources,
+        "SOURCE_BYTES": z.source_bytes,
+        "BARRIERS_AT": z.barriers_at,
+        "AHEAD": tiling.ahead,
+        "INFINITY": float("inf"),
+    }
+    names = {"GATE_RAW": raw[gates], "OTHER_RAW": raw[others], "ELEMENT_RAW": element}
+    text = specialise(Function("tensor_backward_kernel.py", "tensor_backward"), values, parts)
+    for name, kind in names.items():
+        text = text.replace(name, kind)
+    title = f"Tensor-core backward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}"
+    return _header(title, TYPES[dtype], z, tiling) + text
+
+
+def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
+    rows = tiling.m_tiles * z.part_gates
+    tiles = f'{rows}, {z.k_steps}, "{mma}"'
+    staged = z.fragments > z.registers
+    return HEADER.format(
+        title=title,
+        digest=_digest(),
+        mma=mma,
+        gather=f"ptx.gather_fragments({tiles}, 0, {z.registers})" if z.registers else None,
+        stage=f"ptx.stage_gathered({tiles}, {z.registers})" if staged else None,
+        m_tiles=tiling.m_tiles,
+        n_tiles=z.n_tiles,
+        k_steps=z.part_gates * z.k_steps,
+        registers=z.registers,
+        pitch=z.tile_pitch,
+        chains=tiling.chains,
+    )
+
+
+def fragment_rows(z: Layout) -> str:
+    """Where a warp's fragments begin, m tile by m tile and in these gate by gate."""
+    m_tiles = z.fragments // (z.part_gates * z.k_steps)
+    bases, rows = "", ""
+    for m in range(m_tiles):
+        for j in range(z.part_gates):
+            offset = f"2 * ({j} * r_strides[0] + {16 * m} * r_strides[3])"
+            bases += f"ptx.global_at(source, {offset}), "
+            rows += f"int32(8 * (old_unit + {16 * m} < D) + 8 * (old_unit + {16 * m + 1} < D)), "
+    return f"bases = ({bases})\nrows = ({rows})"
+
+
+@cache
+def _digest() -> str:
+    files = [*sorted((_FOLDER / "ptx").glob("*.py")), _FOLDER / "tensor_backward_math.py"]
+    return digest_of(*(str(file) for file in files))

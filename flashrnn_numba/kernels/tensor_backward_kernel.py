@@ -1,0 +1,221 @@
+"""The tensor-core kernel, backward: all time steps, last to first. A template (template.py).
+
+One cluster of CLUSTER blocks runs one head for TILE batch rows; block `rank` owns UNITS units, with
+all their gates. One step:
+
+- late: the cotangent-dependent part of the cell's vector-Jacobian product, at what each thread owns
+  (*items*: a unit and a batch row). Gate gradients go to shared memory as the 16-bit B operand.
+- barrier; product: sums[u, row] = sum over own gates and units v of R[gate, v, u] dgate[v, row], for
+  all previous units u of the head. R^T is the resident A operand.
+- early: all of the previous step that needs no cotangent, while tensor cores work; then the loads
+  of the step before that.
+- the sums come home: in the accumulators where a warp has the whole sum of its own items, through
+  shared memory where warps share a sum, and through the cluster (each block adds up what all
+  blocks send it of its own units, in the order of their ranks) where a head has several blocks.
+
+The gradient of each state stays in registers for all steps.
+"""
+# mypy: ignore-errors
+# ruff: noqa: F821
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import cuda, int32, int64
+
+from .. import ptx
+
+
+def tensor_backward(
+    R: Any,  # [Gr, H, D, D], strides in elements (likewise below)
+    r_strides: Any,
+    initial: Any,  # [S, B, 1, H, D], if HAS_STATES
+    initial_strides: Any,
+    reset: Any,  # [B, T] bytes, if HAS_RESET
+    reset_strides: Any,
+    lengths: Any,  # [B], if HAS_LENGTHS
+    states: Any,  # [1 or S, B, T, H, D] as forward wrote them: s_0 is read
+    others: Any,  # [S - 1, B, T, H, D]: the other states
+    gates: Any,  # [B, T, G, H, D] pre-activations
+    dstates: Any,  # [S, B, T, H, D], if HAS_DSTATES
+    d_strides: Any,
+    dlast: Any,  # [S, B, 1, H, D], if HAS_DLAST
+    dlast_strides: Any,
+    dgates: Any,  # [B, T, G, H, D] out
+    previous: Any,  # [B, T, H, D] out: s_0 before each step
+    dinitial: Any,  # [S, B, 1, H, D] out
+    clip: Any,  # bound of the recurrent gradient, 0 for none
+    B: Any,
+    T: Any,
+    H: Any,
+    options: Any,
+) -> None:
+    tid = int32(cuda.threadIdx.x)
+    lane = int32(tid & 31)
+    warp = int32(tid >> 5)
+    group = int32(lane >> 2)
+    quad = int32(lane & 3)
+    head = int64(cuda.blockIdx.y)
+    row0 = int64(cuda.blockIdx.x) // CLUSTER * TILE
+    rank = int32(0)
+    if CLUSTER > 1:
+        rank = int32(ptx.cluster_rank())
+    shared = ptx.shared_address(cuda.shared.array(0, uint32, alignment=16))
+    m_group = int32(warp % M_GROUPS)
+    part = int32(warp // M_GROUPS)
+    gate0 = int32(part % GATE_PARTS * PART_GATES)
+    k0 = int32(part // GATE_PARTS)
+
+    # R^T: rows are previous units, a pair of neighbours in the row octets of an m tile
+    new_unit = rank * UNITS + k0 * K_UNITS + 2 * quad
+    old_unit = m_group * (16 * M_TILES) + 2 * group
+    source = ptx.global_at(
+        ptx.global_address(R),
+        2
+        * (
+            gate0 * r_strides[0]
+            + head * r_strides[1]
+            + new_unit * r_strides[2]
+            + old_unit * r_strides[3]
+        ),
+    )
+    staged_at = ptx.shared_at(shared, STAGED_AT + warp * (STAGED * 512) + lane * 16)
+    left = D - new_unit
+    fragment_rows()
+    if REGISTERS > 0:
+        fragments = gather(bases, 2 * r_strides[3], 2 * r_strides[2], rows, left)
+    if STAGED > 0:
+        stage(bases, 2 * r_strides[3], 2 * r_strides[2], rows, left, staged_at)
+    b_at = ptx.shared_at(
+        shared,
+        TILE_AT
+        + (lane & 7) % TILE * TILE_PITCH
+        + 2 * K_UNITS * (k0 * RECURRENT + gate0)
+        + (lane >> 3) * 16,
+    )
+
+    # what this thread owns: PAIRS of UNITS_EACH neighbouring units of a batch row
+    active = cuda.local.array(PAIRS, int32)  # the pair exists in this tiling
+    row_of = cuda.local.array(PAIRS, int64)  # clamped to the batch
+    unit_of = cuda.local.array(PAIRS, int32)
+    slot = cuda.local.array(PAIRS, uint32)  # in the B operand
+    sum_at = cuda.local.array(PAIRS, uint32)  # partial sums
+    stored = cuda.local.array(ITEMS, int32)  # the item is part of the problem
+    length = cuda.local.array(ITEMS, int32)
+    beside = cuda.local.array(ITEMS, int64)  # elements from the pair's first unit
+    own_pairs()
+
+    gate_at = cuda.local.array(PAIRS, int64)  # elements, at the step being worked on
+    state_at = cuda.local.array(PAIRS, int64)
+    d_at = cuda.local.array(PAIRS, int64)
+    raw_gate = cuda.local.array(ITEMS * GATES, GATE_RAW)
+    raw_s0 = cuda.local.array(ITEMS, ELEMENT_RAW)
+    raw_other = cuda.local.array(ITEMS * STATES, OTHER_RAW)
+    raw_d = cuda.local.array(ITEMS * STATES, uint16)
+    restart = cuda.local.array(PAIRS, int32)  # of the step that was fetched
+    coming = cuda.local.array(PAIRS, int32)  # of the coming step
+    restarted = cuda.local.array(PAIRS, int32)  # of this step
+    start = cuda.local.array(ITEMS * STATES, float32)  # initial states
+    kept = cuda.local.array(ITEMS * KEPT, float32)
+    given = cuda.local.array(ITEMS * STATES, float32)  # gradients from outside
+    carry = cuda.local.array(ITEMS * STATES, float32)
+    to_initial = cuda.local.array(ITEMS * STATES, float32)
+    bits = cuda.local.array(ITEMS * GATES, ELEMENT_RAW)
+    wide = cuda.local.array(ITEMS * GATES, float32)
+    before = cuda.local.array(ITEMS, float32)
+    sums = cuda.local.array(ITEMS, float32)
+    gate = cuda.local.array(GATES, float32)
+    state = cuda.local.array(STATES, float32)
+    cotangent = cuda.local.array(STATES, float32)
+    dgate = cuda.local.array(GATES, float32)
+    dstate = cuda.local.array(STATES, float32)
+    units = H * D
+    gates_base = ptx.global_address(gates)
+    states_base = ptx.global_address(states)
+    others_base = ptx.global_address(others)
+    dstates_base = ptx.global_address(dstates)
+    dgates_base = ptx.global_address(dgates)
+    previous_base = ptx.global_address(previous)
+    bound = clip if clip > float32(0.0) else float32(INFINITY)
+    for p in unroll(PAIRS):
+        at = (row_of[p] * T + T - 1) * units + head * D + unit_of[p]
+        state_at[p] = at
+        gate_at[p] = (row_of[p] * T + T - 1) * (GATES * units) + head * D + unit_of[p]
+        d_at[p] = row_of[p] * d_strides[1] + (T - 1) * d_strides[2]
+        d_at[p] += head * d_strides[3] + unit_of[p] * d_strides[4]
+        restart[p] = 0
+        coming[p] = 0
+    for i in unroll(ITEMS):
+        for k in unroll(STATES):
+            start[i * STATES + k] = real(INITIAL[k])
+            carry[i * STATES + k] = real(0.0)
+            to_initial[i * STATES + k] = real(0.0)
+            given[i * STATES + k] = real(0.0)
+            raw_d[i * STATES + k] = uint16(0)
+            if options & HAS_STATES:
+                at = k * initial_strides[0] + row_of[i // EACH] * initial_strides[1]
+                at += head * initial_strides[3]
+                at += (unit_of[i // EACH] + beside[i]) * initial_strides[4]
+                start[i * STATES + k] = widen(initial[at])
+            elif k == 0:
+                start[i * STATES] = widen(narrow(real(INITIAL[0])))
+            if options & HAS_DLAST:
+                at = k * dlast_strides[0] + row_of[i // EACH] * dlast_strides[1]
+                at += head * dlast_strides[3]
+                at += (unit_of[i // EACH] + beside[i]) * dlast_strides[4]
+                carry[i * STATES + k] = widen(dlast[at])
+    if T > 0:
+        t = int64(T - 1)
+        fetch(0, min(t, 1))
+        early(T - 1)
+        fetch(min(t, 1), min(t, 2))
+    open_exchange()
+
+    for n in range(T):
+        t = T - 1 - n
+        tile = int32((n & 1) * TILE_BYTES)
+        for i in unroll(ITEMS):
+            for k in unroll(STATES):
+                cotangent[k] = carry[i * STATES + k] + given[i * STATES + k]
+            cell_late()
+            alive = t < length[i]
+            for k in unroll(STATES):
+                carry[i * STATES + k] = dstate[k] if alive else cotangent[k]
+            pack_gates()
+        for p in unroll(PAIRS):
+            restarted[p] = coming[p]
+            store_operand()
+        cuda.syncthreads()
+        product()
+        for p in unroll(PAIRS):
+            store_gates()
+        early(t - 1)
+        fetch(min(t, 2), min(t, 3))
+        bring_home()
+        for i in unroll(ITEMS):
+            total = carry[i * STATES] + sums[i]
+            # comparisons, not min and max: those would hide nan
+            total = bound if total > bound else total
+            total = -bound if total < -bound else total
+            carry[i * STATES] = total if t < length[i] else carry[i * STATES]
+        if options & HAS_RESET:
+            for i in unroll(ITEMS):
+                for k in unroll(STATES):
+                    back = carry[i * STATES + k] if restarted[i // EACH] != 0 else real(0.0)
+                    to_initial[i * STATES + k] += back
+                    carry[i * STATES + k] -= back
+        for p in unroll(PAIRS):
+            state_at[p] -= units
+            gate_at[p] -= GATES * units
+            d_at[p] -= d_strides[2]
+
+    for i in unroll(ITEMS):
+        if stored[i] != 0:
+            for k in unroll(STATES):
+                at = (k * B + row_of[i // EACH]) * units + head * D + unit_of[i // EACH] + beside[i]
+                dinitial[at] = narrow(to_initial[i * STATES + k] + carry[i * STATES + k])
+    if CLUSTER > 1:
+        # nobody leaves while others may still look at its shared memory
+        ptx.cluster_arrive()
+        ptx.cluster_wait()
