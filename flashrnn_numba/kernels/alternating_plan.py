@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..arrays import compute_dtype
+from ..arrays import DTYPES, compute_dtype
 from ..cells import Cell
 from .formats import FORMATS
 from .fused_layout import Direction
@@ -38,6 +38,7 @@ def program(cell: Cell, dtype: str, direction: Direction) -> Program:
         {"cell_forward": cell_text(cell, "forward"), "cell_vjp": cell_text(cell, "vjp")},
     )
     element, real = FORMATS[dtype].element + "*", FORMATS[dtype].real + "*"
+    arrays: tuple[str, ...]
     if direction == "forward":
         arrays = (element, real, element, real, "uint8*", element, real, element, real, real)
     else:
@@ -91,6 +92,8 @@ class Plan:
 
 
 _plans: OrderedDict[tuple, Plan] = OrderedDict()
+# plans whose buffers a caller's own graph refers to: nobody tells when that graph is gone
+_captured: set[Plan] = set()
 _plans_lock = threading.Lock()
 
 
@@ -106,6 +109,8 @@ def plan(on: Machine, task: Task, direction: Direction) -> Plan:
             if len(_plans) > KEPT_PLANS:
                 _plans.popitem(last=False)
         _plans.move_to_end(key)
+        if on.capturing():
+            _captured.add(_plans[key])
         return _plans[key]
 
 
@@ -132,6 +137,4 @@ def pieces(T: int, largest: int) -> Iterator[tuple[int, int]]:
 
 
 def element_dtype(task: Task) -> np.dtype:
-    from ..arrays import DTYPES
-
     return DTYPES[task.dtype]

@@ -6,9 +6,14 @@ from importlib import import_module
 
 from .interface import Backend, Task
 
-# name -> module; in the order in which "auto" tries them
-_MODULES = {"cpu": ".cpu", "reference": ".reference"}
-AUTO = ("cpu",)
+_MODULES = {
+    "fused": ".fused",
+    "alternating": ".alternating",
+    "cpu": ".cpu",
+    "reference": ".reference",
+}
+# what "auto" tries, in this order; each backend refuses the kinds of array that it cannot take
+AUTO = ("fused", "alternating", "cpu")
 
 
 def names() -> tuple[str, ...]:

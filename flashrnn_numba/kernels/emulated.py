@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,9 @@ class EmulatedMachine:
     def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
         work()
 
+    def capturing(self) -> bool:
+        return False
+
     def stream(self) -> int:
         return 0
 
@@ -63,7 +67,12 @@ class SimulatedMachine(EmulatedMachine):
 
     def run(self, program: Program, grid: tuple[int, ...], arguments: list[Any]) -> None:
         from numba import cuda
+        from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
+        # as they are: of plain arrays the simulator makes copies, and some of ours overlap
+        arguments = [FakeCUDAArray(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        # the simulator knows no alignment; arrays lie where NumPy puts them
+        program = replace(program, text=program.text.replace(", alignment=16", ""))
         kernel = cuda.jit(program.function())
         kernel[grid, program.threads, 0, program.shared_bytes](*arguments)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -140,10 +141,10 @@ def _link(ptx: str, cc: tuple[int, int]) -> bytes:
     """Machine code of PTX; the PTX itself, for the driver to compile, where nvJitLink is missing or
     older than NVVM."""
     try:
-        from cuda.core import ObjectCode, Program as CoreProgram, ProgramOptions  # noqa: I001
+        from cuda.core import Program as CoreProgram
+        from cuda.core import ProgramOptions
     except ImportError:
         return ptx.encode()
-    del ObjectCode
     options = ProgramOptions(arch=f"sm_{cc[0]}{cc[1]}")
     try:
         return bytes(CoreProgram(ptx, "ptx", options).compile("cubin").code)
@@ -201,6 +202,8 @@ def launch(program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> N
     shape: dict[str, Any] = {"grid": clusters}
     if program.cluster > 1:
         shape["cluster"] = program.cluster
+    if program.cooperative:
+        _check_resident(program, kernel, grid, device)
     try:
         config = LaunchConfig(
             **shape,
@@ -213,6 +216,19 @@ def launch(program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> N
         core_launch(Stream.from_handle(stream or 1), config, kernel, *flat(program, arguments))
     except Exception as error:
         raise LaunchError(_explain(program, grid, error)) from error
+
+
+def _check_resident(program: Program, kernel: Any, grid: Sequence[int], device: int) -> None:
+    """A grid barrier waits for every block: all must run at once, or it hangs the card."""
+    from cuda.core import Device
+
+    per_sm = kernel.occupancy.max_active_blocks_per_multiprocessor(
+        program.threads, program.shared_bytes
+    )
+    room = per_sm * Device(device).properties.multiprocessor_count
+    if math.prod(grid) > room:
+        reason = f"{math.prod(grid)} blocks must run at once, the device has room for {room}"
+        raise LaunchError(_explain(program, grid, reason))
 
 
 def flat(program: Program, arguments: Sequence[Any]) -> list[Any]:

@@ -32,6 +32,9 @@ class Machine(Protocol):
         """Do `work`: launches and products on memory that stays where it is. What was recorded
         under this key is replayed."""
 
+    def capturing(self) -> bool:
+        """Whether the caller records a graph of its own."""
+
     def stream(self) -> int:
         """The current stream: what runs on another one is not ordered with it."""
 
@@ -60,8 +63,8 @@ class CupyMachine:
         is captured into a CUDA graph."""
         cuda = self.arrays.cuda
         current = cuda.get_current_stream()
-        if current.is_capturing():
-            # the caller captures: what is launched here becomes part of that graph
+        if self.capturing():
+            # what is launched here becomes part of the caller's graph
             work()
         elif key not in graphs:
             work()
@@ -82,6 +85,9 @@ class CupyMachine:
             finally:
                 graph = stream.end_capture()
         return graph
+
+    def capturing(self) -> bool:
+        return bool(self.arrays.cuda.get_current_stream().is_capturing())
 
     def stream(self) -> int:
         return int(self.arrays.cuda.get_current_stream().ptr)
