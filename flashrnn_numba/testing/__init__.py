@@ -10,7 +10,6 @@ layouts, problems, ...) need hypothesis. docs/testing.md tells more.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from .check import CellCheckError, Report, check_cell, check_problem, compare
@@ -47,9 +46,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "strategies":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if find_spec("hypothesis") is None:
+    try:
+        return import_module(".strategies", __name__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "hypothesis":
+            raise
         raise ImportError(
             "flashrnn_numba.testing.strategies needs hypothesis: pip install hypothesis (or "
             "flashrnn-numba[test]); check_cell works without it"
-        )
-    return import_module(".strategies", __name__)
+        ) from error

@@ -101,7 +101,7 @@ def check_cell(
     report = Report(cell.name)
     for difference in _differences(cell, seed):
         _add_difference(report, difference)
-    chosen = _chosen_backends(report, cell, backends)
+    chosen = _chosen_backends(backends)
     for dtype in dtypes:
         for problem, condition in _problems(cell, dtype, shapes, seed):
             if condition > 1:
@@ -109,12 +109,9 @@ def check_cell(
                     f"{dtype}, {problem}: left out, rounding alone changes the results by "
                     f"{condition:.1f} tolerances"
                 )
-                continue
-            expected = solve(problem)
-            for backend, kind in chosen.items():
-                _add_comparison(report, problem, backend, kind, expected)
-    if not any(row.check in chosen for row in report.rows):
-        raise CellCheckError(f"cell {cell.name!r}: nothing could be checked\n{report}")
+            else:
+                _check_backends(report, problem, chosen)
+    _note_unchecked(report, chosen, explicit=backends is not None)
     return report
 
 
@@ -138,22 +135,41 @@ def _add_difference(report: Report, difference: Difference) -> None:
     report.rows.append(row)
 
 
-def _chosen_backends(report: Report, cell: Cell, names: Iterable[str] | None) -> dict[str, str]:
-    """Name and kind of array of the backends to check; those that refuse become notes."""
-    probe = random_problem(cell, "float32", (1, 1, 1, 1))
-    chosen = {}
+def _chosen_backends(names: Iterable[str] | None) -> dict[str, set[str]]:
+    """The backends to check; for each the reasons why it refused problems, to be filled in."""
     known = known_backends.names()
-    for name in known if names is None else names:
+    chosen = known if names is None else tuple(names)
+    for name in chosen:
         if name not in known:
             raise ValueError(f"backends must be of {', '.join(known)}; got {name!r}")
-        kind, reason = kind_for(name, oracle_task(cell, probe.inputs))
-        if kind is not None:
-            chosen[name] = kind
-        elif names is None:
-            report.notes.append(f"backend {name} was not checked: {reason}")
-        else:
-            raise ValueError(f"backend {name!r} cannot be checked here: {reason}")
-    return chosen
+    return {name: set() for name in chosen}
+
+
+def _check_backends(report: Report, problem: Problem, chosen: dict[str, set[str]]) -> None:
+    expected = solve(problem)
+    for backend, refusals in chosen.items():
+        kind, reason = kind_for(backend, oracle_task(problem.cell, problem.inputs))
+        if kind is None:
+            refusals.add(reason)
+            continue
+        for row in compare(problem, backend, kind, expected):
+            if not row.error <= row.tolerance:
+                raise CellCheckError(describe(problem, row))
+            report.rows.append(row)
+
+
+def _note_unchecked(report: Report, chosen: dict[str, set[str]], explicit: bool) -> None:
+    """Notes on what was refused; an error if a backend asked for, or every one, refused all."""
+    checked = {row.check for row in report.rows}
+    for backend, refusals in chosen.items():
+        part = "some problems" if backend in checked else "all problems"
+        report.notes += [f"backend {backend} refused {part}: {why}" for why in sorted(refusals)]
+        if explicit and backend not in checked:
+            raise CellCheckError(
+                f"cell {report.cell!r}: backend {backend!r} could not be checked\n{report}"
+            )
+    if not checked & set(chosen):
+        raise CellCheckError(f"cell {report.cell!r}: nothing could be checked\n{report}")
 
 
 def _problems(
@@ -171,15 +187,6 @@ def _problems(
                     cell, dtype, shape, seed=seed + 1000 * i, **options
                 )
             )
-
-
-def _add_comparison(
-    report: Report, problem: Problem, backend: str, kind: str, expected: dict[str, np.ndarray]
-) -> None:
-    for row in compare(problem, backend, kind, expected):
-        if not row.error <= row.tolerance:
-            raise CellCheckError(describe(problem, row))
-        report.rows.append(row)
 
 
 def compare(

@@ -18,11 +18,10 @@ def kind_for(backend: str, task: Task) -> tuple[str | None, str]:
     reason = backends.get(backend).refuses(task)
     if reason is None:
         return task.kind, ""
-    if backends.get(backend).refuses(replace(task, kind="cupy")) is not None:
-        return None, reason
     if not _has_cupy_device():
-        return None, "it needs CuPy and a CUDA device"
-    return "cupy", ""
+        return None, reason
+    reason = backends.get(backend).refuses(replace(task, kind="cupy"))
+    return ("cupy", "") if reason is None else (None, reason)
 
 
 @cache
