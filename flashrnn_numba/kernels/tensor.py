@@ -1,0 +1,113 @@
+"""The tensor-core forward: what the "fused" backend calls for 16-bit dtypes where a tiling exists.
+
+tensor_forward.py is the kernel, tensor_source.py fits it to a cell, tuning/models/tensor.py picks the
+tiling. What it keeps for backward is what the portable kernel keeps (fused.Kept).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ..cells import Cell
+from ..tuning import Device
+from ..tuning.models.tensor import choose_tiling
+from . import gpu
+from .fused import Kept
+from .gpu import strides
+from .interface import Inputs, Task
+from .launch import Program
+from .machine import Machine
+from .tensor_layout import N_TILE, TYPES, Tiling, geometry
+from .tensor_source import source
+
+_BITS = "uint16*"
+ARGUMENTS = (
+    *(_BITS, "int64x5", _BITS, "int64x4", _BITS, "int64x3", _BITS, "int64x5"),
+    *("uint8*", "int64x2", "int64*", _BITS, _BITS, "float32*", "float32*"),
+    *("int64",) * 4,
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a launch asks of the kernel's text: see tensor_source.source."""
+
+    keep: bool
+    masked: bool
+    paired: bool
+
+
+def no_tiling(task: Task, device: Device) -> str | None:
+    """Why the tensor-core kernel cannot do the task on this device, or None."""
+    if task.dtype not in TYPES:
+        return f"tensor cores are used for {' and '.join(TYPES)}, got {task.dtype}"
+    if device.sm < 80:
+        return f"{device.name} has compute capability below 8.0"
+    if not task.cell.recurrent_gates:
+        return f"cell {task.cell.name!r} has no recurrent gate: there is nothing to multiply"
+    if choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device) is None:
+        gates = len(task.cell.recurrent_gates)
+        return (
+            f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
+            f"registers and shared memory of {device.max_cluster} multiprocessors of {device.name}"
+        )
+    return None
+
+
+@cache
+def program(cell: Cell, dtype: str, D: int, tiling: Tiling, variant: Variant) -> Program:
+    z = geometry(D, len(cell.recurrent_gates), len(cell.input_gates), tiling)
+    options = {"keep": variant.keep, "masked": variant.masked, "paired": variant.paired}
+    return Program(
+        name="tensor_forward",
+        text=source(cell, dtype, D, tiling, **options),
+        arguments=ARGUMENTS,
+        threads=z.threads,
+        shared_bytes=z.shared_bytes,
+        plan=f"tensor-core forward of {cell.name}, {dtype}, D = {D}, {tiling}",
+        cluster=tiling.cluster,
+    )
+
+
+def forward(
+    on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
+) -> tuple[Any, Any, Kept | None]:
+    """States, the last ones, and what backward needs; `chosen` overrules the solver."""
+    tiling = chosen or choose_tiling(
+        task.cell, task.dtype, task.B, task.H, task.D, on.device()
+    )
+    if tiling is None:
+        raise ValueError(no_tiling(task, on.device()))
+    B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
+    arrays, dtype = on.arrays, inputs.Wx.dtype
+    states, last = arrays.empty((S, B, T, H, D), dtype), arrays.empty((S, B, 1, H, D), dtype)
+    gates = arrays.empty((B, T, len(task.cell.gates), H, D) if keep else (0,), arrays.float32)
+    exact = gpu.exact_states(on, task, states, keep)
+    Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
+    masked = reset is not None or lengths is not None
+    paired = D % 2 == 0 and _in_pairs(Wx) and _in_pairs(R)
+    p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, paired))
+    on.launch(
+        p,
+        (-(-B // (N_TILE * tiling.n_tiles)) * tiling.cluster, H, 1),
+        [
+            Wx, strides(Wx, 5), R, strides(R, 4), b, strides(b, 3), initial, strides(initial, 5),
+            reset, strides(reset, 2), lengths, states, last, exact, gates, B, T, H,
+            gpu.start_options(inputs),
+        ],
+    )  # fmt: skip
+    return states, last, Kept(gates, states, exact) if keep else None
+
+
+def _in_pairs(array: Any) -> bool:
+    """Whether units lie side by side and every pair of them is a 32-bit word."""
+    steps = strides(array, array.ndim)
+    return steps[-1] == 1 and all(s % 2 == 0 for s in steps[:-1]) and _address(array) % 4 == 0
+
+
+def _address(array: Any) -> int:
+    if hasattr(array, "__cuda_array_interface__"):
+        return int(array.data.ptr)
+    return int(array.ctypes.data)

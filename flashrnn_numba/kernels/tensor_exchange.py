@@ -1,0 +1,69 @@
+"""How the new s_0 reaches whoever multiplies with it: parts of the tensor-core kernels.
+
+Within one CTA: a store and a barrier. In a cluster: all-gather by st.async. Each CTA sends what it
+computed to all CTAs, itself included, and every store is counted, in bytes, on the receiver's mbarrier
+of that buffer; a reader waits for the count. No cluster barrier is needed in a step, because there
+are two buffers: nobody sends for step t + 2 before it has everything of step t + 1, and a warp sends
+that after it has read step t. (So every warp that reads must send, or meet in a barrier with one that
+does.)
+
+The bytes that count: `rows` batch rows of padded D numbers; rows beyond the batch are not sent.
+"""
+# mypy: ignore-errors
+# ruff: noqa: F821
+
+from __future__ import annotations
+
+
+def open_exchange():
+    """mbarriers at BARRIERS_AT, one a buffer; the other CTAs' shared memory by address."""
+    rows = min(B - row0, int64(BATCH))
+    if thread == 0:
+        for i in unroll(2):
+            mbarrier_init(shared_at(base, BARRIERS_AT + 8 * i), 1)
+        fence_mbarrier_init()
+    cluster_arrive()
+    cluster_wait()
+    receivers = cuda.local.array(SENDS, uint32)
+    for i in unroll(SENDS):
+        # everybody begins with another receiver
+        receivers[i] = mapa(base, uint32((rank + quad + 4 * i) % CLUSTER))
+
+
+def await_exchange():
+    """Step t reads buffer t & 1, filled for the (t - 1) // 2-th time."""
+    if t > 0:
+        mbarrier_wait_cluster(shared_at(base, BARRIERS_AT + 8 * odd), uint32((t - 1) >> 1 & 1))
+    if thread == 0 and t + 1 < T:
+        mbarrier_arrive_expect(
+            shared_at(base, BARRIERS_AT + 8 * (1 - odd)), uint32(rows * (PADDED * 2))
+        )
+
+
+def send(p, word):
+    """An octet of 8 batch rows: four lanes together hold the 16 bytes of a row."""
+    if t + 1 < T:
+        if p == 0:
+            # lanes that send nothing have read their buffer too
+            sync_warp(uint32(0xFFFFFFFF))
+        first_lane = uint32(lane - quad)
+        row_words = (
+            shfl_idx(uint32(0xFFFFFFFF), word, first_lane),
+            shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(1)),
+            shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(2)),
+            shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(3)),
+        )
+        if (p * SPLITS + split) % N_TILES * 8 + group < rows:
+            to = (1 - odd) * (BATCH * PITCH) + shared_of[p]
+            for i in unroll(SENDS):
+                if CLUSTER % 4 == 0 or quad + 4 * i < CLUSTER:
+                    st_async_v4_u32(
+                        shared_at(receivers[i], to),
+                        row_words,
+                        shared_at(receivers[i], BARRIERS_AT + 8 * (1 - odd)),
+                    )
+
+
+def store(p, word):
+    """Within one CTA."""
+    st_shared_u32(shared_at(base, (1 - odd) * (BATCH * PITCH) + shared_of[p] + quad * 4), word)

@@ -1,0 +1,160 @@
+"""The tensor-core kernel, forward: all time steps of one head and one tile of batch rows, by one
+cluster of CTAs. A template (template.py); tensor_layout.py says who owns what.
+
+A step:
+
+- product: each warp multiplies its rows of R (registers, then shared memory) with s_0 of all units;
+- meanwhile: the states of the step before are written out, the inputs of a later step asked for,
+  those of this step read;
+- pointwise: a thread has all gates of its (unit, row) pairs in its accumulators, and the states
+  of these pairs in registers for the whole sequence;
+- the new s_0 goes into the other buffer: of this CTA, then a barrier; or, with a cluster, of all its
+  CTAs, by stores that are counted on the receiver's mbarrier (tensor_exchange.py).
+
+Two views of a pair (octet, n tile): in the accumulators a thread has unit `group` and rows 2 quad and
+2 quad + 1; in memory, where units are neighbours, row `group` and units 2 quad and 2 quad + 1. A
+transposed 8 x 8 matrix of 16-bit numbers leads from one to the other.
+"""
+# mypy: ignore-errors
+# ruff: noqa: F821
+
+from __future__ import annotations
+
+
+def tensor_forward(
+    Wx,  # [B, T, Gx, H, D], strides in elements (likewise below)
+    x_strides,
+    R,  # [Gr, H, D, D]
+    r_strides,
+    b,  # [Gb, H, D]
+    b_strides,
+    initial,  # [S, B, 1, H, D], if HAS_STATES
+    initial_strides,
+    reset,  # [B, T] bytes, if HAS_RESET
+    reset_strides,
+    lengths,  # [B], if HAS_LENGTHS
+    states,  # [S, B, T, H, D] out
+    last,  # [S, B, 1, H, D] out
+    exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
+    gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
+    B,
+    T,
+    H,
+    options,
+):
+    thread = int64(cuda.threadIdx.x)
+    lane = thread & 31
+    warp = thread >> 5
+    group = lane >> 2
+    quad = lane & 3
+    strip = warp % GROUPS
+    split = warp // GROUPS
+    head = int64(cuda.blockIdx.y)
+    row0 = int64(cuda.blockIdx.x) // CLUSTER * BATCH
+    rank = int64(0)
+    if CLUSTER > 1:
+        rank = int64(cluster_rank())
+    unit0 = rank * UNITS + strip * (OCTETS * 8)
+    base = shared_address(cuda.shared.array(0, uint32, alignment=16))
+
+    load_fragments()
+    fill_buffers()
+    open_exchange()
+
+    # what this thread owns: see "two views" above
+    x_at = cuda.local.array(OWN, uint64)
+    out_at = cuda.local.array(OWN, int64)
+    stored = cuda.local.array(OWN, int64)
+    row_of = cuda.local.array(OWN * 2, int64)
+    unit_of = cuda.local.array(OWN, int64)
+    shared_of = cuda.local.array(OWN, int64)
+    length = cuda.local.array(OWN * 2, int64)
+    restart = cuda.local.array(OWN * 2, int64)
+    bias = cuda.local.array(OWN * max(1, BIASES), float32)
+    current = cuda.local.array(OWN * 2 * STATES, float32)
+    written = cuda.local.array(OWN * STATES, uint32)
+    x = cuda.local.array(OWN * max(1, INPUTS) * 2, float32)
+    pending = cuda.local.array(OWN * max(1, INPUTS), uint32)
+    sums = cuda.local.array(OWN * RECURRENT * 2, float32)
+    gate = cuda.local.array(GATES, float32)
+    state = cuda.local.array(STATES, float32)
+    new = cuda.local.array(STATES, float32)
+    own_pairs()
+    x_gate = x_strides[2] * 2
+    x_step = x_strides[1] * 2
+    state_step = H * D
+    state_plane = B * T * H * D
+    ring = shared_at(base, RING_AT + thread * 4)
+    fetched = int64(0)
+    if T > 0:
+        if PAIRED:
+            for i in unroll(AHEAD):
+                fetch_input(i)
+        else:
+            fetch_input(0)
+    cuda.syncthreads()
+
+    operand = shared_at(base, (lane & 7) * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32))
+    resident = shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16)
+    partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
+    for t in range(T):
+        odd = t & 1
+        await_exchange()
+        multiply()
+        if t > 0:
+            write_states()
+        read_input()
+        combine_splits()
+        for p in unroll(OWN):
+            if EVEN or p * SPLITS + split < PAIRS:
+                for e in unroll(2):
+                    for j in unroll(GATES):
+                        gate[j] = float32(0.0)
+                        if FROM_X[j] >= 0:
+                            gate[j] = x[(p * INPUTS + FROM_X[j]) * 2 + e]
+                        if FROM_B[j] >= 0:
+                            gate[j] += bias[p * BIASES + FROM_B[j]]
+                        if FROM_R[j] >= 0:
+                            gate[j] += sums[(p * RECURRENT + FROM_R[j]) * 2 + e]
+                    if KEEP:
+                        keep_gates(p, e)
+                    for k in unroll(STATES):
+                        state[k] = current[(p * 2 + e) * STATES + k]
+                    cell_forward()
+                    if MASKED:
+                        if t < length[p * 2 + e]:
+                            for k in unroll(STATES):
+                                current[(p * 2 + e) * STATES + k] = new[k]
+                    else:
+                        for k in unroll(STATES):
+                            current[(p * 2 + e) * STATES + k] = new[k]
+                    if RAGGED:
+                        if unit_of[p] >= D:
+                            current[(p * 2 + e) * STATES] = float32(0.0)
+                word = pack_two(current[p * 2 * STATES], current[(p * 2 + 1) * STATES])
+                both = widen_two(word)
+                current[p * 2 * STATES] = both[0]
+                current[(p * 2 + 1) * STATES] = both[1]
+                word = transpose_8x8(word)
+                written[p * STATES] = word
+                if MASKED:
+                    transpose_others(p)
+                    if KEEP:
+                        keep_exact(p)
+                    restart_states(p)
+                    word = transpose_8x8(
+                        pack_two(current[p * 2 * STATES], current[(p * 2 + 1) * STATES])
+                    )
+                publish(p, word)
+                if MASKED == 0:
+                    transpose_others(p)
+                    if KEEP:
+                        keep_exact(p)
+        if CLUSTER == 1:
+            cuda.syncthreads()
+    if T > 0:
+        write_states()
+    write_last()
+    if CLUSTER > 1:
+        cluster_arrive()
+        cluster_wait()

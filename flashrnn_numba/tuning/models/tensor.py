@@ -1,0 +1,2 @@
+def choose_tiling(cell,dtype,B,H,D,device):
+    return None
