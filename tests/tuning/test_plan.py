@@ -1,0 +1,390 @@
+"""`fr.plan` and `flashrnn-numba plan`: what they choose, what they say, and how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import flashrnn_numba as fr
+from flashrnn_numba.__main__ import main
+from flashrnn_numba.cells import cell, get_cell, tanh
+from flashrnn_numba.kernels.interface import Task
+from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.candidates import (
+    Candidate,
+    Refusal,
+    evaluate_model,
+    fits,
+    largest_head,
+)
+from flashrnn_numba.tuning.models.common import DIRECTIONS, exceeded
+from flashrnn_numba.tuning.models.registry import model, models
+from flashrnn_numba.tuning.sweep import sweep
+
+ROOT = Path(__file__).parents[2]
+H200 = Device.named("H200")
+SIZES = {"B": 16, "T": 1024, "H": 1, "D": 768}
+
+
+@cell(gates={"a": "x"}, states=("h",))
+def forgetful(g, s):
+    """No recurrent gate and no bias."""
+    return tanh(g.a)
+
+
+# -- what is chosen ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["A100", "H200", "RTX 4090", "T4"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_every_shape_has_a_plan_within_the_limits(device, dtype):
+    shapes = ((1, 1, 1), (20, 2, 3), (64, 12, 16), (768, 1, 128), (3000, 1, 1))
+    functions = ("gru", forgetful, "lstm", "slstm", "lstm")
+    for (D, H, B), function in zip(shapes, functions, strict=True):
+        p = fr.plan(B=B, T=100, H=H, D=D, function=function, dtype=dtype, device=device)
+        for chosen in (p.forward, p.backward):
+            assert chosen.setting.model.backend == p.backend
+            assert exceeded(chosen.footprint, Device.named(device)) == []
+        assert p.seconds > 0
+        assert repr(p).endswith(f"on {device}: {p.kernel}>")
+
+
+def test_the_plan_is_the_fastest_backend_that_does_both_passes():
+    p = fr.plan(**SIZES, device=H200)
+    for part in p.passes:
+        existing = [c for c in part.able if c.setting.model.backend == p.backend]
+        assert p.chosen(part.direction) is existing[0]
+    assert p.passes[0].best("alternating").seconds >= p.forward.seconds
+
+
+def test_a_kernel_that_does_not_exist_is_never_chosen():
+    for D in (64, 512, 1024):
+        p = fr.plan(**{**SIZES, "D": D}, device="A100")
+        assert p.forward.setting.model.backend is not None
+        assert "grid" in {c.name for c in p.passes[0].able}
+    assert "no kernel yet" in p.explain(0)
+
+
+def test_the_plan_is_what_the_portable_kernel_runs():
+    from flashrnn_numba.kernels import fused
+
+    p = fr.plan(B=16, T=64, H=12, D=64, dtype="float32", device=H200)
+    for direction in DIRECTIONS:
+        runs = fused.plan(get_cell("lstm"), "float32", 64, 12, direction, H200)
+        chosen = p.chosen(direction)
+        assert chosen.name == "portable"
+        assert vars(runs.tiling) == chosen.solution
+        assert runs.program.threads == chosen.footprint.threads
+        assert runs.program.shared_bytes == chosen.footprint.shared_bytes
+
+
+def test_empty_problems_have_plans():
+    assert fr.plan(B=0, T=0, H=1, D=8, device="H200").seconds < 1e-4
+
+
+# -- where ---------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_the_cpu_is_planned(monkeypatch):
+    def nothing(*_):
+        raise fr.tuning.DeviceNotFoundError("no CUDA driver on this machine")
+
+    monkeypatch.setattr(Device, "query", staticmethod(nothing))
+    p = fr.plan(**SIZES)
+    assert (p.kernel, p.backend, p.device, p.forward, p.seconds) == ("cpu", "cpu", None, None, None)
+    text = p.explain()
+    assert "on the CPU (no GPU was found: no CUDA driver on this machine)" in text
+    assert "device='H200'" in text
+    assert json.loads(json.dumps(p.to_dict()))["device"] == "cpu"
+
+
+def test_a_gpu_at_hand_is_queried(monkeypatch):
+    monkeypatch.setattr(Device, "query", staticmethod(lambda: Device.named("L40S")))
+    p = fr.plan(**SIZES)
+    assert p.device.name == "L40S"
+    assert "the GPU of this machine" in p.explain(0)
+
+
+def test_cpu_by_name_counts_its_threads(monkeypatch):
+    monkeypatch.setenv("FLASHRNN_NUMBA_THREADS", "3")
+    text = fr.plan(**SIZES, device="cpu").explain()
+    assert "threads: 3" in text
+    assert "as asked" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"B": -1}, ValueError, "B must be at least 0, got -1"),
+        ({"D": 0}, ValueError, "D must be at least 1, got 0"),
+        ({"H": 1.5}, TypeError, "H must be an integer, got float"),
+        ({"dtype": "int8"}, TypeError, "dtype must be one of float64, float32"),
+        ({"device": "H300"}, ValueError, "no device 'H300' on record; expected one of A100"),
+        ({"device": 3}, TypeError, "device must be a name such as 'H200'"),
+        ({"function": "rnn"}, ValueError, "there is no cell 'rnn'"),
+        ({"precision": "low"}, ValueError, "precision must be 'exact' or 'tf32'"),
+    ],
+)
+def test_wrong_arguments_are_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        fr.plan(**{**SIZES, "device": "H200", **changes})
+
+
+def test_dtypes_by_any_name():
+    import ml_dtypes
+    import numpy as np
+
+    for dtype in ("bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"):
+        assert fr.plan(**SIZES, dtype=dtype, device="H200").task.dtype == "bfloat16"
+    assert fr.plan(**SIZES, dtype=np.float32, device="H200").task.dtype == "float32"
+
+
+# -- what does not fit, and why ------------------------------------------------------------------
+
+
+def refusal(D: int, name: str = "portable", dtype: str = "float32") -> Refusal:
+    task = Task(get_cell("lstm"), 16, 1024, 1, D, dtype, "cupy")
+    found = evaluate_model(model(name), task, H200, "forward")
+    assert isinstance(found, Refusal)
+    return found
+
+
+def test_the_conflict_names_real_constraints():
+    found = refusal(768)
+    problem = found.setting.build().problem
+    names = found.conflict()
+    assert names
+    assert set(names) <= {r.name for r in problem.constraints}
+    assert "shared memory of a block" in names
+    (line,) = found.shortfalls()
+    assert line.startswith("shared memory of a block: at least ")
+    assert line.endswith("bytes, limit 232 448")
+    # R alone: 4 gates of 768 x 768 float32
+    least = int("".join(c for c in line.split("bytes")[0] if c.isdigit()))
+    assert least > 4 * 768 * 768 * 4
+
+
+def test_remedies_really_fit():
+    found = refusal(768)
+    remedies = found.remedies()
+    task, portable = found.setting.task, model("portable")
+    largest = largest_head(portable, task, H200, "forward")
+    assert remedies[0] == f"a head dimension of at most {largest}"
+
+    def holds(D: int, dtype: str = "float32") -> bool:
+        return fits(portable, Task(task.cell, 16, 1, 1, D, dtype, "cupy"), H200, "forward")
+
+    assert holds(largest)
+    assert not holds(largest + 16)
+    heads, dim = (int(remedies[1].split()[i]) for i in (0, 3))
+    assert heads * dim == 768
+    assert holds(dim)
+
+
+def test_a_smaller_dtype_is_offered_where_it_helps():
+    found = refusal(144, dtype="float64")
+    assert any(line.startswith("dtype ") for line in found.remedies())
+
+
+def test_constraints_that_bind_are_at_their_limit():
+    for D, H in ((64, 12), (128, 6), (160, 1)):
+        p = fr.plan(B=16, T=64, H=H, D=D, dtype="float32", device=H200)
+        for chosen in (p.forward, p.backward):
+            for row in chosen.binding():
+                used, limit = (row.left, row.right) if "<" in row.sign else (row.right, row.left)
+                assert 0.9 * limit <= used + 1 <= limit + 1
+                assert row.without is None or row.without <= 1
+
+
+# -- as text -------------------------------------------------------------------------------------
+
+
+def test_explain_says_it_all():
+    p = fr.plan(**SIZES, device="H200")
+    text = p.explain()
+    for part in ("FORWARD: ", "BACKWARD: ", "tiling", "resource", "share", "other kernels"):
+        assert part in text
+    assert text.startswith("lstm, bfloat16, 16 rows, 1024 steps, 1 head of 768, on H200 (sm_90")
+    assert f"backend {p.backend}: " in text
+    assert "registers a thread" in text
+    assert "shared memory a block" in text
+    assert "next best tilings" in text
+    assert "these cannot hold together: `shared memory of a block`" in text
+    assert "it would fit with a head dimension of at most " in text
+    assert max(map(len, text.splitlines())) < 200
+    assert str(p) == text
+
+
+def test_other_kernels_come_with_their_price():
+    p = fr.plan(B=16, T=1024, H=12, D=64, device="H200")
+    for part in p.passes:
+        times = [c.seconds for c in part.able]
+        assert times == sorted(times)
+        assert {c.name for c in part.able} | {r.name for r in part.refused} == {
+            m.name for m in models()
+        }
+    assert f"x {p.passes[0].best('alternating').seconds / p.forward.seconds:.2f}" in p.explain(0)
+
+
+def test_plain_data_round_trips():
+    data = json.loads(json.dumps(fr.plan(**SIZES, device="A100").to_dict()))
+    assert data["task"]["D"] == 768
+    assert {row["name"] for row in data["forward"]["limits"]} >= {"threads a block"}
+    assert data["forward"]["seconds"] > 0
+    refused = {row["kernel"]: row for row in data["forward"]["refused"]}
+    assert refused["portable"]["conflict"]
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+def status(*arguments: str) -> int:
+    try:
+        return main(["plan", *arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+ASKED = (
+    "--head-dim", "768", "--heads", "1", "--batch", "16", "--device", "H200", "--cell", "lstm",
+    "--dtype", "bfloat16",
+)  # fmt: skip
+
+
+def test_command_prints_the_plan(capsys):
+    assert status(*ASKED) == 0
+    assert capsys.readouterr().out.strip() == fr.plan(**SIZES, device="H200").explain().strip()
+
+
+def test_command_prints_json(capsys):
+    assert status(*ASKED, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["device"] == "H200"
+    assert data["forward"]["kernel"] == fr.plan(**SIZES, device="H200").kernel
+
+
+def test_command_takes_a_cell_from_a_file(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import flashrnn_numba as fr\nfrom flashrnn_numba.cells import tanh\n"
+        "@fr.cell(gates=('a',), states=('h',))\ndef own(g, s):\n    return tanh(g.a)\n"
+    )
+    assert status("--cell", f"{path}:own", "--device", "A100", "--next", "0") == 0
+    assert capsys.readouterr().out.startswith("own, bfloat16, 16 rows, 1024 steps, 1 head of 64")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "H300"], "no device 'H300' on record"),
+        (["--cell", "rnn"], "there is no cell 'rnn'"),
+        (["--head-dim", "0"], "expected a positive integer, got '0'"),
+        (["--next", "x"], "expected an integer of at least 0, got 'x'"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--sweep", "map.pdf", "--device", "H200"], "--sweep must end in .png or .svg"),
+        (["--sweep", "/no/such/map.png", "--device", "H200"], "there is no directory '/no/such'"),
+        (["--sweep", "--device", "cpu"], "--sweep needs a GPU to plan for"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments, message, capsys):
+    assert status(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_picture_needs_matplotlib(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert status("--sweep", str(tmp_path / "map.png"), "--device", "H200") == 2
+    assert "pip install 'flashrnn-numba[plot]'" in capsys.readouterr().err
+
+
+# -- the map -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_map():
+    task = Task(get_cell("lstm"), 1, 1024, 1, 16, "bfloat16", "cupy")
+    return sweep(task, H200, head_dims=(64, 768), batches=(1, 128))
+
+
+def test_the_map_says_what_the_plans_say(small_map):
+    for place in small_map.places:
+        p = fr.plan(**{**SIZES, "B": place.B, "D": place.D}, device="H200")
+        assert (place.forward, place.backward) == (p.forward.name, p.backward.name)
+        assert place.forward_ns == p.forward.step_ns
+    text = small_map.text()
+    assert "head dim" in text
+    assert "B = 128" in text
+    assert text.count(small_map.at(64, 1).forward) >= 1
+    assert "alternating: forward any, backward any" in text
+    assert "(no kernel yet)" in text
+    assert json.loads(json.dumps(small_map.to_dict()))["planned_only"] == ["grid"]
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_the_picture_is_drawn(small_map, tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    from flashrnn_numba.commands.plan_picture import draw
+
+    path = tmp_path / f"map{suffix}"
+    draw(small_map, path)
+    data = path.read_bytes()
+    if suffix == ".svg":
+        text = data.decode()
+        assert "head dimension" in text
+        assert small_map.at(768, 1).forward in text
+        draw(small_map, path)
+        assert path.read_bytes() == data  # the same file for the same map
+    else:
+        assert data.startswith(b"\x89PNG")
+
+
+# -- the time it takes ---------------------------------------------------------------------------
+
+
+def test_cold_start_imports_no_numba_and_is_fast():
+    """Under a second on an idle machine; the bound is wide for a busy one."""
+    code = (
+        "import sys\nfrom flashrnn_numba.__main__ import main\n"
+        f"assert main(['plan', *{ASKED!r}]) == 0\n"
+        "heavy = {'numba', 'cupy', 'llvmlite', 'matplotlib', 'cuda'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))\n"
+    )
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert "FORWARD: " in done.stdout
+    print(f"{seconds:.2f} s")
+    assert seconds < 3
+
+
+def test_the_package_alone_brings_no_planner():
+    code = "import sys, flashrnn_numba; print([m for m in sys.modules if 'tuning.plan' in m])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.strip() == "[]"
+    assert {"plan", "Plan"} <= set(dir(fr))
+    with pytest.raises(AttributeError, match="no attribute 'plans'"):
+        _ = fr.plans
+
+
+def test_every_candidate_is_a_candidate_or_a_refusal():
+    p = fr.plan(**SIZES, device="H200")
+    for part in p.passes:
+        assert all(isinstance(c, Candidate) for c in part.able)
+        assert all(isinstance(r, Refusal) for r in part.refused)
