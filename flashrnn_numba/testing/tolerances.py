@@ -14,7 +14,7 @@ for float64, else float32.
   throughout, does not do: STORAGE times u(dtype) more. It does not grow with T, because a cell that
   works at all forgets (or bounds) what it was disturbed by.
 
-Measured with the built-in cells on the CPU, T up to 500, D up to 200: errors reach 1/8 of the
+Measured with the built-in cells on the CPU, T up to 500, D up to 200: errors reach 1/6 of the
 tolerance in float64 and float32, 1/2 of it in float16 and bfloat16 (docs/testing.md).
 
 A problem can be so ill-conditioned that no arithmetic of that precision solves it: a maximum whose
