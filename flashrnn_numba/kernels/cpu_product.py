@@ -8,6 +8,7 @@ contiguous, and 4 rows by 4 steps of k make 16 multiply-adds for 8 loads and 4 s
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit, types, uint64
 from numba.extending import intrinsic
 
@@ -15,6 +16,7 @@ from .cpu_pointwise import W
 
 ROW_BLOCK = 16  # rows whose panel of accumulators stays in the L1 cache
 AHEAD = 8  # rows of the panel between what is used and what is prefetched
+ONE, TWO, THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 _compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
 
 
@@ -59,12 +61,12 @@ def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
                     next_row = panel_at + (k + AHEAD + ahead) * W
                     for j in range(0, columns, line):
                         _prefetch(panel, uint64(next_row + j))
-                a = x_at + row * x_stride + k
-                b, c, d = a + x_stride, a + 2 * x_stride, a + 3 * x_stride
-                a0, a1, a2, a3 = x[a], x[a + 1], x[a + 2], x[a + 3]
-                b0, b1, b2, b3 = x[b], x[b + 1], x[b + 2], x[b + 3]
-                c0, c1, c2, c3 = x[c], x[c + 1], x[c + 2], x[c + 3]
-                d0, d1, d2, d3 = x[d], x[d + 1], x[d + 2], x[d + 3]
+                a, stride = uint64(x_at + row * x_stride + k), uint64(x_stride)
+                b, c, d = a + stride, a + stride + stride, a + stride + stride + stride
+                a0, a1, a2, a3 = x[a], x[a + ONE], x[a + TWO], x[a + THREE]
+                b0, b1, b2, b3 = x[b], x[b + ONE], x[b + TWO], x[b + THREE]
+                c0, c1, c2, c3 = x[c], x[c + ONE], x[c + TWO], x[c + THREE]
+                d0, d1, d2, d3 = x[d], x[d + ONE], x[d + TWO], x[d + THREE]
                 o = uint64(acc_at + row * W)
                 # each sum in four statements: four fused multiply-adds, and no addition beside
                 for j in range(n):
@@ -88,8 +90,8 @@ def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
                     acc[o + uint64(3 * W) + j] = s + d3 * r3
                 row += 4
             while row < last:
-                a = x_at + row * x_stride + k
-                a0, a1, a2, a3 = x[a], x[a + 1], x[a + 2], x[a + 3]
+                a = uint64(x_at + row * x_stride + k)
+                a0, a1, a2, a3 = x[a], x[a + ONE], x[a + TWO], x[a + THREE]
                 o = uint64(acc_at + row * W)
                 for j in range(n):
                     s = acc[o + j] + a0 * panel[r + j]
