@@ -1,0 +1,87 @@
+"""What is handed to cuBLAS, checked by a product that reads memory as cuBLAS does."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+from gpu_support import Case, build, oracle
+
+from flashrnn_numba.kernels.cublas import describe
+from flashrnn_numba.kernels.emulated import EmulatedMachine
+from flashrnn_numba.kernels.weight_gradients import bias_gradient, recurrent_gradient
+
+
+def matrix(array: np.ndarray, batch: int, rows: int, columns: int, operand) -> np.ndarray:
+    """Matrix number `batch` of a column-major operand, from the memory behind `array`."""
+    transposed, leading, stride = operand
+    if transposed:
+        rows, columns = columns, rows
+    assert leading >= rows
+    size = array.itemsize
+    start = array.__array_interface__["data"][0] + batch * stride * size
+    buffer = (ctypes.c_char * ((rows + (columns - 1) * leading) * size)).from_address(start)
+    flat = np.frombuffer(buffer, array.dtype)
+    view = np.lib.stride_tricks.as_strided(flat, (rows, columns), (size, leading * size))
+    return view.T if transposed else view
+
+
+def as_cublas(out: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    p = describe(out, a, b)
+    for n in range(p.batch):
+        left = matrix(b, n, p.m, p.k, p.operands[0])
+        right = matrix(a, n, p.k, p.n, p.operands[1])
+        matrix(out, n, p.m, p.n, p.operands[2])[:] = left @ right
+
+
+def layouts(random, n, rows, columns):
+    """The same kind of matrix in the layouts that occur."""
+    yield random.standard_normal((n, rows, columns))
+    yield random.standard_normal((n, columns, rows)).transpose(0, 2, 1)
+    yield random.standard_normal((rows, n, columns)).transpose(1, 0, 2)
+    yield random.standard_normal((columns, n, 3, rows))[:, :, 1].transpose(1, 2, 0)
+    yield np.broadcast_to(random.standard_normal((1, rows, columns)), (n, rows, columns))
+
+
+@pytest.mark.parametrize(("p", "q", "r"), [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1)])
+def test_any_layout_gives_the_product(p, q, r):
+    random = np.random.default_rng(0)
+    for a in layouts(random, 2, p, q):
+        for b in layouts(random, 2, q, r):
+            out = np.full((2, p, r), np.nan)
+            as_cublas(out, a, b)
+            np.testing.assert_allclose(out, a @ b)
+
+
+def test_what_cannot_be_read_in_place_is_an_error():
+    out, b = np.empty((1, 2, 2)), np.empty((1, 2, 2))
+    with pytest.raises(ValueError, match=r"a with shape .* contiguous rows or contiguous columns"):
+        describe(out, np.empty((1, 4, 4))[:, ::2, ::2], b)
+    with pytest.raises(ValueError, match="out: rows must be contiguous"):
+        describe(out.transpose(0, 2, 1), b, b)
+    with pytest.raises(ValueError, match="no product"):
+        describe(out, np.empty((1, 2, 3)), b)
+
+
+class CublasMachine(EmulatedMachine):
+    def multiply(self, out, a, b, precision="exact"):
+        as_cublas(out, a, b)
+
+
+@pytest.mark.parametrize("case", [Case("lstm"), Case("gru", H=3), Case("gru", H=1), Case(T=0)])
+def test_weight_gradients(case):
+    """dR and db from gate gradients and states, in the layouts that the kernels write."""
+    case = case.with_(dtype="float64")
+    task, *_ = build(case)
+    random = np.random.default_rng(1)
+    cell, T, H, D = task.cell, task.T, task.H, task.D
+    dgates = random.standard_normal((task.B, T, len(cell.gates), H, D))
+    previous = random.standard_normal((task.B, T, H, D))
+    machine = CublasMachine()
+    dR = recurrent_gradient(machine, task, dgates, previous)
+    wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous)
+    np.testing.assert_allclose(dR, wanted, atol=1e-12)
+    db = bias_gradient(machine, task, dgates)
+    np.testing.assert_allclose(db, dgates[:, :, list(cell.bias_gates)].sum((0, 1)), atol=1e-12)
+    assert oracle(case)[2].R.shape == dR.shape
