@@ -33,6 +33,10 @@ def _title(plan: Plan) -> str:
         f"{problem}, on {device.name} (sm_{major}{minor}, {device.sms} SMs; {plan.why})",
         f"backend {plan.backend}: {_time(plan.seconds)} expected, forward and backward",
     ]
+    faster = plan.faster_backend()
+    if faster is not None:
+        name, seconds = faster
+        lines.append(f"by its model backend {name} would take less: {_time(seconds)}")
     return "\n".join(lines)
 
 
@@ -46,7 +50,7 @@ def _cpu(plan: Plan) -> list[str]:
 
 def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
     model = chosen.setting.model
-    lines = [f"{part.direction.upper()}: {model.name} ({model.title})"]
+    lines = [f"{part.direction.upper()}: {model.name} ({model.label(chosen.solution)})"]
     if model.note:
         lines.append(f"  {model.note}")
     lines += _indent(_expected(chosen))
@@ -55,7 +59,7 @@ def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
     lines += ["", *_indent(_limits(chosen))]
     lines += ["", *_indent(_binding(chosen.binding()))]
     lines += ["", *_indent(_next_tilings(chosen, next_best))]
-    others = [c for c in part.able if c is not chosen]
+    others = sorted((c for c in part.able if c is not chosen), key=lambda c: c.seconds)
     if others:
         lines += ["", "  other kernels"]
         lines += _indent(_columns([_other(c, chosen) for c in others], "<>><"), 4)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..arrays import DTYPES
 from ..cells import Cell, get_cell
+from ..kernels.backends import AUTO
 from ..kernels.interface import Task
 from .candidates import Candidate, Refusal, evaluate_model
 from .hardware import Device, DeviceNotFoundError
@@ -69,14 +70,15 @@ def plan_task(
 
 @dataclass(frozen=True)
 class Pass:
-    """Every kernel for one direction: those that can do it, soonest done first, and the others."""
+    """Every kernel for one direction: those that can do it, in the order of the registry, and the
+    others."""
 
     direction: Direction
     able: tuple[Candidate, ...]
     refused: tuple[Refusal, ...]
 
-    def best(self, backend: str) -> Candidate | None:
-        """The fastest kernel of a backend."""
+    def first(self, backend: str) -> Candidate | None:
+        """The kernel that a backend uses: the first that can."""
         return next((c for c in self.able if c.setting.model.backend == backend), None)
 
 
@@ -94,26 +96,38 @@ class Plan:
 
     @cached_property
     def backend(self) -> str:
-        """What backend="auto" uses: the one with the least expected time of both passes."""
+        """What backend="auto" uses: the first of its list that can do both passes."""
         if not self.passes:
             return "cpu"
-        backends = {c.setting.model.backend for p in self.passes for c in p.able}
-        both: dict[str, float] = {}
-        for backend in backends - {None}:
-            assert backend is not None
-            found = [p.best(backend) for p in self.passes]
-            if all(found):
-                both[backend] = sum(c.seconds for c in found if c is not None)
-        if not both:
+        able = self._backends()
+        found = next((name for name in AUTO if name in able), None)
+        if found is None:
             names = ", ".join(sorted({r.name for p in self.passes for r in p.refused}))
             raise ValueError(f"no kernel on {self.device} can do this; refused: {names}")
-        return min(both, key=lambda name: both[name])
+        return found
+
+    def faster_backend(self) -> tuple[str, float] | None:
+        """(backend, seconds) where the models hold another backend for clearly faster."""
+        able = self._backends()
+        if not able or self.seconds is None:
+            return None
+        name = min(able, key=lambda backend: able[backend])
+        return (name, able[name]) if able[name] < 0.9 * self.seconds else None
+
+    def _backends(self) -> dict[str, float]:
+        """Backends that can do both passes, and their expected seconds."""
+        both = {}
+        for name in AUTO:
+            found = [c for c in (p.first(name) for p in self.passes) if c is not None]
+            if found and len(found) == len(self.passes):
+                both[name] = sum(c.seconds for c in found)
+        return both
 
     def chosen(self, direction: Direction) -> Candidate | None:
         """The kernel that runs this direction; None on the CPU."""
         for part in self.passes:
             if part.direction == direction:
-                return part.best(self.backend)
+                return part.first(self.backend)
         return None
 
     @property
@@ -203,9 +217,8 @@ def _as_dict(candidate: Candidate) -> dict[str, Any]:
 
 def _pass(task: Task, device: Device, direction: Direction, among: tuple[Model, ...]) -> Pass:
     found = [evaluate_model(model, task, device, direction) for model in among]
-    able = [c for c in found if isinstance(c, Candidate)]
-    refused = tuple(r for r in found if isinstance(r, Refusal))
-    return Pass(direction, tuple(sorted(able, key=lambda c: c.seconds)), refused)
+    able = tuple(c for c in found if isinstance(c, Candidate))
+    return Pass(direction, able, tuple(r for r in found if isinstance(r, Refusal)))
 
 
 def _size(name: str, value: Any, least: int) -> int:

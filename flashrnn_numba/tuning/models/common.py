@@ -56,6 +56,9 @@ class Model(Protocol):
     backend: str | None
     note: str
 
+    def label(self, solution: Solution) -> str:
+        """The title of the variant that a solution is."""
+
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         """Why this kernel is out of the question, whatever the tiling (dtype, device); or None."""
 

@@ -31,6 +31,9 @@ class Grid:
     backend: str | None = None
     note = "no kernel yet: a planning model, never chosen"
 
+    def label(self, solution: Solution) -> str:
+        return self.title
+
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         if direction == "backward":
             return "only the forward pass is modelled"

@@ -16,6 +16,9 @@ class Portable:
     backend: str | None = "fused"
     note = "one kernel serves every batch size; its registers are estimates from above"
 
+    def label(self, solution: Solution) -> str:
+        return self.title
+
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         return None
 

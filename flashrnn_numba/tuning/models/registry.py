@@ -1,4 +1,5 @@
-"""The list of all models, in the order in which a plan lists them. A new kernel adds one line."""
+"""The list of all models. Those of one backend stand in the order in which it tries them: the first
+that has a tiling is what runs. A new kernel adds one line."""
 
 from __future__ import annotations
 
