@@ -165,10 +165,16 @@ ARGUMENTS = (
 
 @cache
 def backward_program(
-    cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str = "float32", others: str = "float32"
+    cell: Cell,
+    dtype: str,
+    D: int,
+    tiling: Tiling,
+    gates: str = "float32",
+    others: str = "float32",
+    resets: bool = False,
 ) -> Program:
     """gates, others -- how the forward kept pre-activations and the states but s_0: in float32, or
-    in the arrays' dtype."""
+    in the arrays' dtype. resets -- whether `reset` is given."""
     formats = {"float32": "float32", dtype: "uint16"}
     z = layout(len(cell.recurrent_gates), D, tiling)
     arguments = tuple(
@@ -176,7 +182,7 @@ def backward_program(
     )
     return Program(
         name="tensor_backward",
-        text=source(cell, dtype, D, tiling, formats[gates], formats[others]),
+        text=source(cell, dtype, D, tiling, formats[gates], formats[others], resets),
         arguments=arguments,
         threads=z.threads,
         shared_bytes=z.shared_bytes,
@@ -193,6 +199,7 @@ import math
 from numba import cuda, float32, int32, int64, uint16, uint32, uint64
 
 from flashrnn_numba.kernels import ptx
+from flashrnn_numba.kernels.ptx.memory import global_index
 from flashrnn_numba.kernels.tensor_backward_math import FUNCTIONS
 
 globals().update(FUNCTIONS)
@@ -207,19 +214,23 @@ mma = ptx.warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{mma}", {pitch
 '''
 
 
-def source(cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: str) -> str:
+def source(
+    cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: str, resets: bool
+) -> str:
     """The module's text: one function, `tensor_backward`."""
     z = layout(len(cell.recurrent_gates), D, tiling)
     two = halves(cell)
-    own = ("own_pairs", "own_accumulators", "own_sums", "open_exchange")
-    fetched = ("fetch", "prefetch", "read_gate", "read_other", "read_s0", "early")
-    stored = ("pack_gates", "store_operand", "store_gates")
+    own = ("own_pairs", "own_accumulators", "own_sums", "open_exchange", "open_carry")
+    fetched = ("point_at_last_step", "fetch", "prefetch", "early")
+    fetched += ("read_gate", "read_other", "read_s0", "read_initial")
+    stored = ("pack_gates", "store_operand", "store_gates", "store_previous")
     summed = ("product", "bring_home", "take_accumulators", "send_sums", "store_sums", "add_sums")
     parts: dict[str, Part] = {
         name: Function("tensor_backward_parts.py", name)
         for name in (*own, *fetched, *stored, *summed)
     }
-    parts |= {"cell_early": two.early, "cell_late": two.late, "fragment_rows": fragment_rows(z)}
+    parts |= {"cell_early": two.early_call, "cell_late": two.late_call}
+    parts["fragment_rows"] = fragment_rows(z)
     wide = z.each == 2 and D % 2 == 0
     element = "uint32" if wide else "uint16"
     raw = {"float32": "float32", "uint16": element}
@@ -264,6 +275,7 @@ def source(cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: s
         "SOURCE_BYTES": z.source_bytes,
         "BARRIERS_AT": z.barriers_at,
         "AHEAD": tiling.ahead,
+        "RESETS": resets,
         "INFINITY": float("inf"),
     }
     names = {"GATE_RAW": raw[gates], "OTHER_RAW": raw[others], "ELEMENT_RAW": element}
@@ -271,7 +283,7 @@ def source(cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: s
     for name, kind in names.items():
         text = text.replace(name, kind)
     title = f"Tensor-core backward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}"
-    return _header(title, TYPES[dtype], z, tiling) + text
+    return _header(title, TYPES[dtype], z, tiling) + two.functions + text
 
 
 def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:

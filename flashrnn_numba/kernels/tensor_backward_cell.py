@@ -15,76 +15,99 @@ from ..cells import Cell, emit
 
 @dataclass(frozen=True)
 class Halves:
-    """Lines of Python for item `i` (a literal where they are put in).
-
-    early: from gate[], state[] to kept[i * count + q]; late: from kept and cotangent[] to dgate[]
-    and dstate[]. count: values between them.
+    """functions: text of two device functions, `early_half` (gates, states) -> kept values and
+    `late_half` (kept values, cotangents) -> gate gradients, state gradients. calls: lines that call
+    them for item `i` (a literal where they are put in), from and to the kernel's arrays.
     """
 
-    early: str
-    late: str
-    count: int
+    functions: str
+    early_call: str
+    late_call: str
+    count: int  # kept values
 
 
 def halves(cell: Cell) -> Halves:
-    outputs = cell.outputs("vjp")
-    index = {("gate", n): i for i, n in enumerate(cell.gates)}
-    index |= {(kind, n): i for kind in ("state", "cotangent") for i, n in enumerate(cell.states)}
-    inputs: dict[str, str] = {}
-
-    def name_input(kind: str, name: str) -> str:
-        local = f"{kind}_{name}"
-        inputs[local] = f"{kind}[{index[kind, name]}]"
-        return local
-
-    lines, results = emit.assignments(outputs, name_input, "scalar")
-    statements = [_without_division(line) for line in lines]
-    late_names = {local for local in inputs if local.startswith("cotangent_")}
-    early, late = [], []
-    for statement in statements:
-        target, used = statement.targets[0].id, _names(statement.value)
-        if used & late_names:
-            late_names.add(target)
-            late.append(statement)
+    kinds = {"gate": list(cell.gates), "state": cell.states, "cotangent": cell.states}
+    inputs = {f"{kind}_{n}": (kind, i) for kind in kinds for i, n in enumerate(kinds[kind])}
+    lines, results = emit.assignments(
+        cell.outputs("vjp"), lambda kind, name: f"{kind}_{name}", "scalar"
+    )
+    late_names = {local for local, (kind, _) in inputs.items() if kind == "cotangent"}
+    early: list[ast.stmt] = []
+    late: list[ast.stmt] = []
+    for line in lines:
+        statement = _parse(line)
+        if _names(statement.value) & late_names:
+            late.append(_Divisions(early, late_names).apply(statement))
+            late_names.add(_target(statement))
         else:
-            early.append(statement)
-    needed = {n for s in late for n in _names(s.value)} | {n for r in results for n in _names_of(r)}
-    defined = [*inputs, *(s.targets[0].id for s in early)]
-    kept = [n for n in defined if n in needed and n not in late_names]
-    used_late = {n for n in needed if n in late_names}
+            early.append(_Divisions(early, set()).apply(statement))
+    used = {n for s in late for n in _names(s)} | {n for r in results for n in _names(ast.parse(r))}
+    known = [n for n in inputs if n not in late_names] + [_target(s) for s in early]
+    kept = [n for n in known if n in used]
+    first = [n for n in inputs if n not in late_names]
+    second = kept + [n for n, (kind, _) in inputs.items() if kind == "cotangent"]
+    functions = _function("early_half", first, early, kept or ["real(0.0)"])
+    functions += _function("late_half", second, late, results)
     count = max(1, len(kept))
-    early_text = [f"{n} = {text}" for n, text in inputs.items() if n not in late_names]
-    early_text += [ast.unparse(s) for s in early]
-    early_text += [f"kept[i * {count} + {q}] = {n}" for q, n in enumerate(kept)]
-    late_text = [f"{n} = kept[i * {count} + {q}]" for q, n in enumerate(kept)]
-    late_text += [f"{n} = {inputs[n]}" for n in inputs if n in used_late]
-    late_text += [ast.unparse(s) for s in late]
+    values = ", ".join(f"{kind}[{i}]" for kind, i in (inputs[n] for n in first))
+    early_call = [f"half = early_half({values})"]
+    early_call += [f"kept[i * {count} + {q}] = half[{q}]" for q in range(len(kept))]
+    values = ", ".join(f"kept[i * {count} + {q}]" for q in range(len(kept)))
+    cotangents = ", ".join(f"cotangent[{k}]" for k in range(len(cell.states)))
+    late_call = [f"whole = late_half({', '.join(x for x in (values, cotangents) if x)})"]
     gates = len(cell.gates)
-    for o, result in enumerate(results):
+    for o in range(len(results)):
         place = f"dgate[{o}]" if o < gates else f"dstate[{o - gates}]"
-        late_text.append(f"{place} = {result}")
-    return Halves("\n".join(early_text), "\n".join(late_text), count)
+        late_call.append(f"{place} = whole[{o}]")
+    return Halves(functions, "\n".join(early_call), "\n".join(late_call), count)
+
+
+def _function(name: str, parameters: list[str], body: list[ast.stmt], results: list[str]) -> str:
+    lines = [*(ast.unparse(s) for s in body), f"return ({', '.join(map(_real, results))},)"]
+    head = f"@cuda.jit(device=True)\ndef {name}({', '.join(parameters)}):\n"
+    return head + "".join(f"    {line}\n" for line in lines) + "\n\n"
+
+
+def _real(text: str) -> str:
+    """Comparisons are kept as numbers too."""
+    return f"real({text})" if text.isidentifier() else text
 
 
 class _Divisions(ast.NodeTransformer):
-    """a / b -> divide(a, b), whose meaning the functions' namespace decides."""
+    """a / b -> divide(a, b), whose meaning the functions' namespace decides; where only a is late,
+    a * (reciprocal of b), which is one more early line."""
+
+    def __init__(self, early: list[ast.stmt], late_names: set[str]) -> None:
+        self.early, self.late_names = early, late_names
+
+    def apply(self, statement: ast.Assign) -> ast.Assign:
+        result = ast.fix_missing_locations(self.visit(statement))
+        assert isinstance(result, ast.Assign)
+        return result
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
         if not isinstance(node.op, ast.Div):
             return node
+        if self.late_names and not _names(node.right) & self.late_names:
+            name = f"inverse{len(self.early)}"
+            self.early.append(_parse(f"{name} = reciprocal({ast.unparse(node.right)})"))
+            return ast.BinOp(node.left, ast.Mult(), ast.Name(name, ast.Load()))
         return ast.Call(ast.Name("divide", ast.Load()), [node.left, node.right], [])
 
 
-def _without_division(line: str) -> ast.Assign:
-    (statement,) = ast.fix_missing_locations(_Divisions().visit(ast.parse(line))).body
+def _parse(line: str) -> ast.Assign:
+    (statement,) = ast.parse(line).body
     assert isinstance(statement, ast.Assign)
     return statement
 
 
+def _target(statement: ast.stmt) -> str:
+    assert isinstance(statement, ast.Assign)
+    assert isinstance(statement.targets[0], ast.Name)
+    return statement.targets[0].id
+
+
 def _names(node: ast.AST) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-
-
-def _names_of(text: str) -> set[str]:
-    return _names(ast.parse(text))

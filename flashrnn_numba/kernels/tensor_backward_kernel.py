@@ -32,7 +32,7 @@ def tensor_backward(
     r_strides: Any,
     initial: Any,  # [S, B, 1, H, D], if HAS_STATES
     initial_strides: Any,
-    reset: Any,  # [B, T] bytes, if HAS_RESET
+    reset: Any,  # [B, T] bytes, if RESETS
     reset_strides: Any,
     lengths: Any,  # [B], if HAS_LENGTHS
     states: Any,  # [1 or S, B, T, H, D] as forward wrote them: s_0 is read
@@ -95,82 +95,51 @@ def tensor_backward(
         + (lane >> 3) * 16,
     )
 
-    # what this thread owns: PAIRS of UNITS_EACH neighbouring units of a batch row
+    # what this thread owns: PAIRS of EACH neighbouring units of a batch row
     active = cuda.local.array(PAIRS, int32)  # the pair exists in this tiling
-    row_of = cuda.local.array(PAIRS, int64)  # clamped to the batch
+    line = cuda.local.array(PAIRS, int32)  # batch row of the tile, clamped to the batch
     unit_of = cuda.local.array(PAIRS, int32)
     slot = cuda.local.array(PAIRS, uint32)  # in the B operand
     sum_at = cuda.local.array(PAIRS, uint32)  # partial sums
     stored = cuda.local.array(ITEMS, int32)  # the item is part of the problem
     length = cuda.local.array(ITEMS, int32)
-    beside = cuda.local.array(ITEMS, int64)  # elements from the pair's first unit
+    beside = cuda.local.array(ITEMS, int32)  # elements from the pair's first unit
     own_pairs()
 
-    gate_at = cuda.local.array(PAIRS, int64)  # elements, at the step being worked on
-    state_at = cuda.local.array(PAIRS, int64)
-    d_at = cuda.local.array(PAIRS, int64)
-    raw_gate = cuda.local.array(ITEMS * GATES, GATE_RAW)
+    raw_gate = cuda.local.array(ITEMS * GATES, GATE_RAW)  # as fetched
     raw_s0 = cuda.local.array(ITEMS, ELEMENT_RAW)
     raw_other = cuda.local.array(ITEMS * STATES, OTHER_RAW)
     raw_d = cuda.local.array(ITEMS * STATES, uint16)
     restart = cuda.local.array(PAIRS, int32)  # of the step that was fetched
     coming = cuda.local.array(PAIRS, int32)  # of the coming step
     restarted = cuda.local.array(PAIRS, int32)  # of this step
-    start = cuda.local.array(ITEMS * STATES, float32)  # initial states
     kept = cuda.local.array(ITEMS * KEPT, float32)
     given = cuda.local.array(ITEMS * STATES, float32)  # gradients from outside
     carry = cuda.local.array(ITEMS * STATES, float32)
     to_initial = cuda.local.array(ITEMS * STATES, float32)
     bits = cuda.local.array(ITEMS * GATES, ELEMENT_RAW)
     wide = cuda.local.array(ITEMS * GATES, float32)
-    before = cuda.local.array(ITEMS, float32)
     sums = cuda.local.array(ITEMS, float32)
     gate = cuda.local.array(GATES, float32)
     state = cuda.local.array(STATES, float32)
     cotangent = cuda.local.array(STATES, float32)
     dgate = cuda.local.array(GATES, float32)
     dstate = cuda.local.array(STATES, float32)
-    units = H * D
-    gates_base = ptx.global_address(gates)
-    states_base = ptx.global_address(states)
-    others_base = ptx.global_address(others)
-    dstates_base = ptx.global_address(dstates)
-    dgates_base = ptx.global_address(dgates)
-    previous_base = ptx.global_address(previous)
     bound = clip if clip > float32(0.0) else float32(INFINITY)
-    for p in unroll(PAIRS):
-        at = (row_of[p] * T + T - 1) * units + head * D + unit_of[p]
-        state_at[p] = at
-        gate_at[p] = (row_of[p] * T + T - 1) * (GATES * units) + head * D + unit_of[p]
-        d_at[p] = row_of[p] * d_strides[1] + (T - 1) * d_strides[2]
-        d_at[p] += head * d_strides[3] + unit_of[p] * d_strides[4]
-        restart[p] = 0
-        coming[p] = 0
-    for i in unroll(ITEMS):
-        for k in unroll(STATES):
-            start[i * STATES + k] = real(INITIAL[k])
-            carry[i * STATES + k] = real(0.0)
-            to_initial[i * STATES + k] = real(0.0)
-            given[i * STATES + k] = real(0.0)
-            raw_d[i * STATES + k] = uint16(0)
-            if options & HAS_STATES:
-                at = k * initial_strides[0] + row_of[i // EACH] * initial_strides[1]
-                at += head * initial_strides[3]
-                at += (unit_of[i // EACH] + beside[i]) * initial_strides[4]
-                start[i * STATES + k] = widen(initial[at])
-            elif k == 0:
-                start[i * STATES] = widen(narrow(real(INITIAL[0])))
-            if options & HAS_DLAST:
-                at = k * dlast_strides[0] + row_of[i // EACH] * dlast_strides[1]
-                at += head * dlast_strides[3]
-                at += (unit_of[i // EACH] + beside[i]) * dlast_strides[4]
-                carry[i * STATES + k] = widen(dlast[at])
-    if T > 0:
-        t = int64(T - 1)
-        fetch(0, min(t, 1))
-        early(T - 1)
-        fetch(min(t, 1), min(t, 2))
+    others_in = cuda.local.array(STATES, uint64)
+    d_in = cuda.local.array(STATES, uint64)
+    gate_index = cuda.local.array(PAIRS, int32)
+    state_index = cuda.local.array(PAIRS, int32)
+    d_index = cuda.local.array(PAIRS, int32)
+    point_at_last_step()
+    open_carry()
     open_exchange()
+    if T > 0:
+        fetch(T - 1)
+        early()
+        store_previous()
+        if T > 1:
+            fetch(T - 2)
 
     for n in range(T):
         t = T - 1 - n
@@ -188,10 +157,12 @@ def tensor_backward(
             store_operand()
         cuda.syncthreads()
         product()
-        for p in unroll(PAIRS):
-            store_gates()
-        early(t - 1)
-        fetch(min(t, 2), min(t, 3))
+        store_gates()
+        early()
+        if t >= 1:
+            store_previous()
+        if t >= 2:
+            fetch(t - 2)
         bring_home()
         for i in unroll(ITEMS):
             total = carry[i * STATES] + sums[i]
@@ -199,22 +170,22 @@ def tensor_backward(
             total = bound if total > bound else total
             total = -bound if total < -bound else total
             carry[i * STATES] = total if t < length[i] else carry[i * STATES]
-        if options & HAS_RESET:
+        if RESETS:
             for i in unroll(ITEMS):
                 for k in unroll(STATES):
                     back = carry[i * STATES + k] if restarted[i // EACH] != 0 else real(0.0)
                     to_initial[i * STATES + k] += back
                     carry[i * STATES + k] -= back
-        for p in unroll(PAIRS):
-            state_at[p] -= units
-            gate_at[p] -= GATES * units
-            d_at[p] -= d_strides[2]
 
     for i in unroll(ITEMS):
         if stored[i] != 0:
             for k in unroll(STATES):
-                at = (k * B + row_of[i // EACH]) * units + head * D + unit_of[i // EACH] + beside[i]
-                dinitial[at] = narrow(to_initial[i * STATES + k] + carry[i * STATES + k])
+                at = (k * B + row0 + line[i // EACH]) * units + head * D
+                at += unit_of[i // EACH] + beside[i]
+                total = carry[i * STATES + k]
+                if RESETS:
+                    total += to_initial[i * STATES + k]
+                dinitial[at] = narrow(total)
     if CLUSTER > 1:
         # nobody leaves while others may still look at its shared memory
         ptx.cluster_arrive()

@@ -44,6 +44,11 @@ def power(x, exponent):
 
 
 @cuda.jit(device=True)
+def reciprocal(x):
+    return float32(ptx.rcp_approx(x))
+
+
+@cuda.jit(device=True)
 def divide(x, y):
     return x * float32(ptx.rcp_approx(y))
 
@@ -103,6 +108,7 @@ FUNCTIONS = {
     "log": log,
     "sqrt": sqrt,
     "power": power,
+    "reciprocal": reciprocal,
     "divide": divide,
     "sigmoid": sigmoid,
     "tanh": tanh,

@@ -19,7 +19,7 @@ def own_pairs() -> None:
             own_sums(p)
         row = row0 + column
         active[p] = 1 if exists else 0
-        row_of[p] = min(row, B - 1)
+        line[p] = min(row, B - 1) - row0
         unit_of[p] = min(unit, D - EACH) if WIDE else min(unit, D - 1)
         local = unit - rank * UNITS
         place = local // K_UNITS * (RECURRENT * K_UNITS) + local % K_UNITS
@@ -69,105 +69,182 @@ def own_sums(p) -> None:
     column = int32(min(column, TILE - 1))
 
 
-def fetch(back, further) -> None:
-    """Ask for what the early half of the step `back` steps ahead of this one needs; the states
-    before it are `further` steps ahead."""
+def point_at_last_step() -> None:
+    """Addresses that all threads of the block share, and this thread's indices from there on."""
+    units = H * D
+    gate_step, state_step = GATES * units, units
+    at = (row0 * T + T - 1) * units + head * D
+    gates_in = ptx.global_at(ptx.global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1)))
+    gates_out = ptx.global_at(ptx.global_address(dgates), 2 * (at * GATES - head * D * (GATES - 1)))
+    previous_out = ptx.global_at(ptx.global_address(previous), 2 * at)
+    s0_in = ptx.global_at(ptx.global_address(states), 2 * (at - units))
+    for k in unroll(STATES):
+        if k > 0:
+            others_in[k] = ptx.global_at(
+                ptx.global_address(others), OTHER_BYTES * ((k - 1) * B * T * units + at - units)
+            )
+        d_in[k] = ptx.global_at(
+            ptx.global_address(dstates),
+            2 * (k * d_strides[0] + row0 * d_strides[1] + (T - 1) * d_strides[2] + head * d_strides[3]),
+        )
+    gate_pitch = int32(units)
+    for p in unroll(PAIRS):
+        gate_index[p] = line[p] * (T * GATES * units) + unit_of[p]
+        state_index[p] = line[p] * (T * units) + unit_of[p]
+        d_index[p] = line[p] * d_strides[1] + unit_of[p] * d_strides[4]
+
+
+def open_carry() -> None:
+    """The gradient of the last states, and nothing yet from the steps."""
+    for i in unroll(ITEMS):
+        for k in unroll(STATES):
+            carry[i * STATES + k] = real(0.0)
+            to_initial[i * STATES + k] = real(0.0)
+            given[i * STATES + k] = real(0.0)
+            raw_d[i * STATES + k] = uint16(0)
+            if options & HAS_DLAST:
+                at = k * dlast_strides[0] + (row0 + line[i // EACH]) * dlast_strides[1]
+                at += head * dlast_strides[3]
+                at += (unit_of[i // EACH] + beside[i]) * dlast_strides[4]
+                carry[i * STATES + k] = widen(dlast[at])
+    for p in unroll(PAIRS):
+        restart[p] = 0
+        coming[p] = 0
+
+
+def fetch(step) -> None:
+    """Ask for what the early half of a step needs; the addresses then are those of the step
+    before."""
     for p in unroll(PAIRS):
         for j in unroll(GATES):
-            at = gate_at[p] - (back) * (GATES * units) + j * units
-            read_gate(p, j, at)
-        at = state_at[p] - (further) * units
-        read_s0(p, at)
-        for k in unroll(STATES - 1):
-            read_other(p, k + 1, k * B * T * units + at)
-        restart[p] = 0
+            read_gate(p, j, int32(gate_index[p] + j * gate_pitch))
+    if (step) > 0:
+        for p in unroll(PAIRS):
+            read_s0(p)
+            for k in unroll(STATES - 1):
+                read_other(p, k + 1)
+    else:
+        for p in unroll(PAIRS):
+            read_initial(p)
+    if RESETS:
+        for p in unroll(PAIRS):
+            at = (row0 + line[p]) * reset_strides[0] + (step) * reset_strides[1]
+            restart[p] = reset[at] if (step) < length[p * EACH] else 0
+            if restart[p] != 0:
+                read_initial(p)
     if options & HAS_DSTATES:
         for i in unroll(ITEMS):
             for k in unroll(STATES):
-                at = d_at[i // EACH] - (back) * d_strides[2] + k * d_strides[0]
-                at += beside[i] * d_strides[4]
-                raw_d[i * STATES + k] = ptx.ld_global_nc_u16(ptx.global_at(dstates_base, 2 * at))
-    if options & HAS_RESET:
-        for p in unroll(PAIRS):
-            step = t - (back)
-            restart[p] = reset[row_of[p] * reset_strides[0] + step * reset_strides[1]]
-            if step >= length[p * EACH]:
-                restart[p] = 0
-    prefetch()
+                at = int32(d_index[i // EACH] + beside[i] * int32(d_strides[4]))
+                raw_d[i * STATES + k] = ptx.ld_global_nc_u16(global_index(d_in[k], at, 2))
+    if AHEAD > 0:
+        if (step) > AHEAD:
+            prefetch()
+    gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
+    s0_in = ptx.global_at(s0_in, -2 * state_step)
+    for k in unroll(STATES):
+        if k > 0:
+            others_in[k] = ptx.global_at(others_in[k], -OTHER_BYTES * state_step)
+        d_in[k] = ptx.global_at(d_in[k], -2 * d_strides[2])
 
 
 def prefetch() -> None:
-    """Bring what later steps need into L2."""
-    if AHEAD > 0:
-        far = min(t, int64(AHEAD))
-        for p in unroll(PAIRS):
-            for j in unroll(GATES):
-                at = gate_at[p] - far * (GATES * units) + j * units
-                ptx.prefetch_l2(ptx.global_at(gates_base, GATE_BYTES * at))
-            ptx.prefetch_l2(ptx.global_at(states_base, 2 * (state_at[p] - far * units)))
-            for k in unroll(STATES - 1):
-                at = k * B * T * units + state_at[p] - far * units
-                ptx.prefetch_l2(ptx.global_at(others_base, OTHER_BYTES * at))
-            if options & HAS_DSTATES:
-                for k in unroll(STATES):
-                    at = d_at[p] - far * d_strides[2] + k * d_strides[0]
-                    ptx.prefetch_l2(ptx.global_at(dstates_base, 2 * at))
+    """Bring what a later step needs into L2."""
+    for p in unroll(PAIRS):
+        far = ptx.global_at(gates_in, -AHEAD * GATE_BYTES * gate_step)
+        for j in unroll(GATES):
+            ptx.prefetch_l2(global_index(far, int32(gate_index[p] + j * gate_pitch), GATE_BYTES))
+        far = ptx.global_at(s0_in, -AHEAD * 2 * state_step)
+        ptx.prefetch_l2(global_index(far, state_index[p], 2))
+        for k in unroll(STATES - 1):
+            far = ptx.global_at(others_in[k + 1], -AHEAD * OTHER_BYTES * state_step)
+            ptx.prefetch_l2(global_index(far, state_index[p], OTHER_BYTES))
+        if options & HAS_DSTATES:
+            for k in unroll(STATES):
+                far = ptx.global_at(d_in[k], -AHEAD * 2 * d_strides[2])
+                ptx.prefetch_l2(global_index(far, d_index[p], 2))
 
 
-def read_gate(p, j, at) -> None:
+def read_gate(p, j, index) -> None:
     if GATE_BYTES == 4:
         if WIDE:
-            two = ptx.ld_global_nc_v2_f32(ptx.global_at(gates_base, 4 * (at)))
+            two = ptx.ld_global_nc_v2_f32(global_index(gates_in, index, 4))
             raw_gate[p * 2 * GATES + j] = two[0]
             raw_gate[(p * 2 + 1) * GATES + j] = two[1]
         else:
             for e in unroll(EACH):
                 raw_gate[(p * EACH + e) * GATES + j] = ptx.ld_global_nc_f32(
-                    ptx.global_at(gates_base, 4 * (at + beside[p * EACH + e]))
+                    global_index(gates_in, int32(index + beside[p * EACH + e]), 4)
                 )
     elif WIDE:
-        raw_gate[p * 2 * GATES + j] = ptx.ld_global_nc_u32(ptx.global_at(gates_base, 2 * (at)))
+        raw_gate[p * 2 * GATES + j] = ptx.ld_global_nc_u32(global_index(gates_in, index, 2))
     else:
         for e in unroll(EACH):
             raw_gate[(p * EACH + e) * GATES + j] = ptx.ld_global_nc_u16(
-                ptx.global_at(gates_base, 2 * (at + beside[p * EACH + e]))
+                global_index(gates_in, int32(index + beside[p * EACH + e]), 2)
             )
 
 
-def read_other(p, k, at) -> None:
+def read_other(p, k) -> None:
     if OTHER_BYTES == 4:
         if WIDE:
-            two = ptx.ld_global_nc_v2_f32(ptx.global_at(others_base, 4 * (at)))
+            two = ptx.ld_global_nc_v2_f32(global_index(others_in[k], state_index[p], 4))
             raw_other[p * 2 * STATES + k] = two[0]
             raw_other[(p * 2 + 1) * STATES + k] = two[1]
         else:
             for e in unroll(EACH):
                 raw_other[(p * EACH + e) * STATES + k] = ptx.ld_global_nc_f32(
-                    ptx.global_at(others_base, 4 * (at + beside[p * EACH + e]))
+                    global_index(others_in[k], int32(state_index[p] + beside[p * EACH + e]), 4)
                 )
     elif WIDE:
-        raw_other[p * 2 * STATES + k] = ptx.ld_global_nc_u32(ptx.global_at(others_base, 2 * (at)))
+        raw_other[p * 2 * STATES + k] = ptx.ld_global_nc_u32(
+            global_index(others_in[k], state_index[p], 2)
+        )
     else:
         for e in unroll(EACH):
             raw_other[(p * EACH + e) * STATES + k] = ptx.ld_global_nc_u16(
-                ptx.global_at(others_base, 2 * (at + beside[p * EACH + e]))
+                global_index(others_in[k], int32(state_index[p] + beside[p * EACH + e]), 2)
             )
 
 
-def read_s0(p, at) -> None:
+def read_s0(p) -> None:
     if WIDE:
-        raw_s0[p * 2] = ptx.ld_global_nc_u32(ptx.global_at(states_base, 2 * (at)))
+        raw_s0[p * 2] = ptx.ld_global_nc_u32(global_index(s0_in, state_index[p], 2))
     else:
         for e in unroll(EACH):
             raw_s0[p * EACH + e] = ptx.ld_global_nc_u16(
-                ptx.global_at(states_base, 2 * (at + beside[p * EACH + e]))
+                global_index(s0_in, int32(state_index[p] + beside[p * EACH + e]), 2)
             )
 
 
-def early(step) -> None:
-    """The early half of a step, from what was fetched; a no-op in effect for step -1."""
+def read_initial(p) -> None:
+    """The initial states in place of those of the step before."""
+    for k in unroll(STATES):
+        for e in unroll(EACH):
+            value = real(INITIAL[k])
+            if options & HAS_STATES:
+                at = k * initial_strides[0] + (row0 + line[p]) * initial_strides[1]
+                at += head * initial_strides[3]
+                at += (unit_of[p] + beside[p * EACH + e]) * initial_strides[4]
+                value = float32(widen(initial[at]))
+            if k > 0 and OTHER_BYTES == 4:
+                raw_other[(p * EACH + e) * STATES + k] = value
+            elif WIDE:
+                if e == 0:
+                    first = value
+                elif k == 0:
+                    raw_s0[p * 2] = pack(first, value)
+                else:
+                    raw_other[p * 2 * STATES + k] = pack(first, value)
+            elif k == 0:
+                raw_s0[p * EACH + e] = narrow(value)
+            else:
+                raw_other[(p * EACH + e) * STATES + k] = narrow(value)
+
+
+def early() -> None:
+    """The early half of a step, from what was fetched; of no effect before the first step."""
     for i in unroll(ITEMS):
-        fresh = (step) <= 0 or restart[i // EACH] != 0
         for j in unroll(GATES):
             if GATE_BYTES == 4:
                 gate[j] = raw_gate[i * GATES + j]
@@ -187,25 +264,27 @@ def early(step) -> None:
                 state[k] = unpack(raw_other[i // 2 * 2 * STATES + k])[i % 2]
             else:
                 state[k] = widen(raw_other[i * STATES + k])
-            state[k] = start[i * STATES + k] if fresh else state[k]
             given[i * STATES + k] = widen(raw_d[i * STATES + k])
-        before[i] = state[0]
         cell_early()
-    for p in unroll(PAIRS):
-        coming[p] = restart[p]
-    if (step) >= 0:
+    if RESETS:
         for p in unroll(PAIRS):
-            at = (row_of[p] * T + (step)) * units + head * D + unit_of[p]
-            if WIDE:
-                if stored[p * 2] != 0:
-                    word = pack(before[p * 2], before[p * 2 + 1])
-                    ptx.st_global_u32(ptx.global_at(previous_base, 2 * at), word)
-            else:
-                for e in unroll(EACH):
-                    if stored[p * EACH + e] != 0:
-                        ptx.st_global_u16(
-                            ptx.global_at(previous_base, 2 * (at + e)), narrow(before[p * EACH + e])
-                        )
+            coming[p] = restart[p]
+
+
+def store_previous() -> None:
+    """s_0 before the step of the early half, as it was fetched."""
+    for p in unroll(PAIRS):
+        if WIDE:
+            if stored[p * 2] != 0:
+                ptx.st_global_u32(global_index(previous_out, state_index[p], 2), raw_s0[p * 2])
+        else:
+            for e in unroll(EACH):
+                if stored[p * EACH + e] != 0:
+                    ptx.st_global_u16(
+                        global_index(previous_out, int32(state_index[p] + e), 2),
+                        raw_s0[p * EACH + e],
+                    )
+    previous_out = ptx.global_at(previous_out, -2 * state_step)
 
 
 def pack_gates() -> None:
@@ -241,21 +320,23 @@ def store_operand() -> None:
 
 def store_gates() -> None:
     """Gate gradients of this step, to global memory."""
-    if WIDE:
-        if stored[p * 2] != 0:
-            for j in unroll(GATES):
-                ptx.st_global_u32(
-                    ptx.global_at(dgates_base, 2 * (gate_at[p] + j * units)),
-                    bits[p * 2 * GATES + j],
-                )
-    else:
-        for e in unroll(EACH):
-            if stored[p * EACH + e] != 0:
+    for p in unroll(PAIRS):
+        if WIDE:
+            if stored[p * 2] != 0:
                 for j in unroll(GATES):
-                    ptx.st_global_u16(
-                        ptx.global_at(dgates_base, 2 * (gate_at[p] + j * units + e)),
-                        bits[(p * EACH + e) * GATES + j],
+                    ptx.st_global_u32(
+                        global_index(gates_out, int32(gate_index[p] + j * gate_pitch), 2),
+                        bits[p * 2 * GATES + j],
                     )
+        else:
+            for e in unroll(EACH):
+                if stored[p * EACH + e] != 0:
+                    for j in unroll(GATES):
+                        ptx.st_global_u16(
+                            global_index(gates_out, int32(gate_index[p] + j * gate_pitch + e), 2),
+                            bits[(p * EACH + e) * GATES + j],
+                        )
+    gates_out = ptx.global_at(gates_out, -2 * gate_step)
 
 
 def product() -> None:

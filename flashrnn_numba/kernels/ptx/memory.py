@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from .asm import (
     BLOCKS,
+    I32,
     U32,
     U64,
     Literal,
@@ -204,6 +205,15 @@ global_at = emitted(
 )
 BLOCKS.update({block.block.name: block for block in (shared_address, global_address)})
 BLOCKS.update({block.block.name: block for block in (shared_at, global_at)})
+
+
+@instruction(
+    "mad.wide.s32 {out}, {index}, {size}, {base};", section="mad", effects="none"
+)
+def global_index(t: Any, base: U64, index: I32, size: Literal) -> U64:
+    """base + index * size. The compiler does not see through it, so that it keeps one base and
+    32-bit indices in registers, and not each of the addresses."""
+    return base + index * size
 
 
 @instruction("prefetch.global.L2 [{address}];", section="prefetch", effects="order")
