@@ -36,7 +36,7 @@ class Variant:
 
     keep: bool
     masked: bool
-    paired: bool
+    wide: bool
 
 
 def no_tiling(task: Task, device: Device) -> str | None:
@@ -58,8 +58,8 @@ def no_tiling(task: Task, device: Device) -> str | None:
 
 @cache
 def program(cell: Cell, dtype: str, D: int, tiling: Tiling, variant: Variant) -> Program:
-    z = geometry(D, len(cell.recurrent_gates), len(cell.input_gates), tiling)
-    options = {"keep": variant.keep, "masked": variant.masked, "paired": variant.paired}
+    z = geometry(D, len(cell.recurrent_gates), len(cell.input_gates), len(cell.states), tiling)
+    options = {"keep": variant.keep, "masked": variant.masked, "wide": variant.wide}
     return Program(
         name="tensor_forward",
         text=source(cell, dtype, D, tiling, **options),
@@ -87,8 +87,8 @@ def forward(
     exact = gpu.exact_states(on, task, states, keep)
     Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
     masked = reset is not None or lengths is not None
-    paired = D % 2 == 0 and _in_pairs(Wx) and _in_pairs(R)
-    p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, paired))
+    wide = D % 8 == 0 and _whole(Wx, 8) and _whole(R, 2)
+    p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, wide))
     on.launch(
         p,
         (-(-B // (N_TILE * tiling.n_tiles)) * tiling.cluster, H, 1),
@@ -101,10 +101,11 @@ def forward(
     return states, last, Kept(gates, states, exact) if keep else None
 
 
-def _in_pairs(array: Any) -> bool:
-    """Whether units lie side by side and every pair of them is a 32-bit word."""
-    steps = strides(array, array.ndim)
-    return steps[-1] == 1 and all(s % 2 == 0 for s in steps[:-1]) and _address(array) % 4 == 0
+def _whole(array: Any, count: int) -> bool:
+    """Whether units lie side by side, and each `count` of them where one access reaches them."""
+    *outer, last = strides(array, array.ndim)
+    size = count * array.dtype.itemsize
+    return last == 1 and all(s % count == 0 for s in outer) and _address(array) % size == 0
 
 
 def _address(array: Any) -> int:

@@ -7,6 +7,9 @@ are two buffers: nobody sends for step t + 2 before it has everything of step t 
 that after it has read step t. (So every warp that reads must send, or meet in a barrier with one that
 does.)
 
+Warps that share a sum over k wait only for their own part of s_0: CTAs r with the same
+r // (CLUSTER / PARTS). They meet in combine_splits before any of them sends.
+
 The bytes that count: `rows` batch rows of padded D numbers; rows beyond the batch are not sent.
 """
 # mypy: ignore-errors
@@ -16,14 +19,19 @@ from __future__ import annotations
 
 
 def open_exchange():
-    """mbarriers at BARRIERS_AT, one a buffer; the other CTAs' shared memory by address."""
+    """An mbarrier for each buffer and part; the other CTAs' shared memory by address."""
     rows = min(B - row0, int64(BATCH))
     if thread == 0:
-        for i in unroll(2):
+        for i in unroll(2 * PARTS):
             mbarrier_init(shared_at(base, BARRIERS_AT + 8 * i), 1)
         fence_mbarrier_init()
     cluster_arrive()
     cluster_wait()
+    expected = uint32(rows * (PADDED * 2 // PARTS))
+    sent_at = BARRIERS_AT + 8 * (rank // (CLUSTER // PARTS))
+    awaited = shared_at(base, BARRIERS_AT)
+    if PARTS > 1:
+        awaited = shared_at(base, BARRIERS_AT + 8 * split)
     receivers = cuda.local.array(SENDS, uint32)
     for i in unroll(SENDS):
         # everybody begins with another receiver
@@ -33,18 +41,19 @@ def open_exchange():
 def await_exchange():
     """Step t reads buffer t & 1, filled for the (t - 1) // 2-th time."""
     if t > 0:
-        mbarrier_wait_cluster(shared_at(base, BARRIERS_AT + 8 * odd), uint32((t - 1) >> 1 & 1))
+        mbarrier_wait_cluster(shared_at(awaited, odd * uint32(8 * PARTS)), uint32((t - 1) >> 1 & 1))
     if thread == 0 and t + 1 < T:
-        mbarrier_arrive_expect(
-            shared_at(base, BARRIERS_AT + 8 * (1 - odd)), uint32(rows * (PADDED * 2))
-        )
+        for i in unroll(PARTS):
+            mbarrier_arrive_expect(
+                shared_at(base, BARRIERS_AT + 8 * i + (1 - odd) * (8 * PARTS)), expected
+            )
 
 
 def send(p, word):
     """An octet of 8 batch rows: four lanes together hold the 16 bytes of a row."""
     if t + 1 < T:
         if p == 0:
-            # lanes that send nothing have read their buffer too
+            # lanes that send nothing have read their buffer, and stored their states, too
             sync_warp(uint32(0xFFFFFFFF))
         first_lane = uint32(lane - quad)
         row_words = (
@@ -54,16 +63,16 @@ def send(p, word):
             shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(3)),
         )
         if (p * SPLITS + split) % N_TILES * 8 + group < rows:
-            to = (1 - odd) * (BATCH * PITCH) + shared_of[p]
+            to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
+            count = (uint32(1) - odd) * uint32(8 * PARTS) + uint32(sent_at)
             for i in unroll(SENDS):
                 if CLUSTER % 4 == 0 or quad + 4 * i < CLUSTER:
                     st_async_v4_u32(
-                        shared_at(receivers[i], to),
-                        row_words,
-                        shared_at(receivers[i], BARRIERS_AT + 8 * (1 - odd)),
+                        shared_at(receivers[i], to), row_words, shared_at(receivers[i], count)
                     )
 
 
 def store(p, word):
     """Within one CTA."""
-    st_shared_u32(shared_at(base, (1 - odd) * (BATCH * PITCH) + shared_of[p] + quad * 4), word)
+    to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
+    st_shared_u32(shared_at(base, to + uint32(quad * 4)), word)

@@ -4,16 +4,20 @@ cluster of CTAs. A template (template.py); tensor_layout.py says who owns what.
 A step:
 
 - product: each warp multiplies its rows of R (registers, then shared memory) with s_0 of all units;
-- meanwhile: the states of the step before are written out, the inputs of a later step asked for,
-  those of this step read;
+- meanwhile the states of the step before are written out, and the inputs of a later step asked for;
 - pointwise: a thread has all gates of its (unit, row) pairs in its accumulators, and the states
   of these pairs in registers for the whole sequence;
 - the new s_0 goes into the other buffer: of this CTA, then a barrier; or, with a cluster, of all its
   CTAs, by stores that are counted on the receiver's mbarrier (tensor_exchange.py).
 
+Inputs and states pass through tiles in shared memory, so that global memory sees 16 bytes a thread,
+whole rows side by side. Who fetches or writes them is not who computes with them; what orders the two
+is the barrier of the step, or, in a cluster, the arrival of s_0, which all warps have sent, or the
+barrier in combine_splits.
+
 Two views of a pair (octet, n tile): in the accumulators a thread has unit `group` and rows 2 quad and
 2 quad + 1; in memory, where units are neighbours, row `group` and units 2 quad and 2 quad + 1. A
-transposed 8 x 8 matrix of 16-bit numbers leads from one to the other.
+transposed 8 x 8 matrix of 16-bit numbers leads from one to the other (ldmatrix.trans, movmatrix).
 """
 # mypy: ignore-errors
 # ruff: noqa: F821
@@ -62,56 +66,61 @@ def tensor_forward(
     open_exchange()
 
     # what this thread owns: see "two views" above
-    x_at = cuda.local.array(OWN, uint64)
-    out_at = cuda.local.array(OWN, int64)
-    stored = cuda.local.array(OWN, int64)
     row_of = cuda.local.array(OWN * 2, int64)
     unit_of = cuda.local.array(OWN, int64)
-    shared_of = cuda.local.array(OWN, int64)
+    place_of = cuda.local.array(OWN, uint32)
+    out_of = cuda.local.array(OWN, uint32)
+    x_of = cuda.local.array(OWN * X_LOADS, uint32)
     length = cuda.local.array(OWN * 2, int64)
     restart = cuda.local.array(OWN * 2, int64)
     bias = cuda.local.array(OWN * max(1, BIASES), float32)
     current = cuda.local.array(OWN * 2 * STATES, float32)
-    written = cuda.local.array(OWN * STATES, uint32)
-    x = cuda.local.array(OWN * max(1, INPUTS) * 2, float32)
-    pending = cuda.local.array(OWN * max(1, INPUTS), uint32)
+    x = cuda.local.array(OWN * X_LOADS * 8, float32)
     sums = cuda.local.array(OWN * RECURRENT * 2, float32)
     gate = cuda.local.array(GATES, float32)
     state = cuda.local.array(STATES, float32)
     new = cuda.local.array(STATES, float32)
     own_pairs()
-    x_gate = x_strides[2] * 2
+    # what this thread moves: 8 units of a row at a time
+    x_from = cuda.local.array(X_CHUNKS, uint64)
+    x_to = cuda.local.array(X_CHUNKS, uint32)
+    x_left = cuda.local.array(X_CHUNKS, int64)
+    pending = cuda.local.array(X_CHUNKS * 8, uint16)
+    out_from = cuda.local.array(STATES * OUT_CHUNKS, uint32)
+    out_to = cuda.local.array(STATES * OUT_CHUNKS, int64)
+    out_left = cuda.local.array(STATES * OUT_CHUNKS, int64)
+    own_chunks()
     x_step = x_strides[1] * 2
-    state_step = H * D
     state_plane = B * T * H * D
-    ring = shared_at(base, RING_AT + thread * 4)
     fetched = int64(0)
     if T > 0:
-        if PAIRED:
-            for i in unroll(AHEAD):
-                fetch_input(i)
-        else:
-            fetch_input(0)
+        for i in unroll(AHEAD - 1):
+            fetch_input(i)
+            if WIDE == 0:
+                arrive_input()
+        if WIDE:
+            arrive_input()
     cuda.syncthreads()
 
     operand = shared_at(base, (lane & 7) * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32))
     resident = shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16)
     partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
     for t in range(T):
-        odd = t & 1
+        odd = uint32(t & 1)
         await_exchange()
         multiply()
-        if t > 0:
-            write_states()
-        read_input()
         combine_splits()
+        if t > 0:
+            write_states(odd)
+        fetch_input((t + AHEAD - 1) & (AHEAD - 1))
         for p in unroll(OWN):
             if EVEN or p * SPLITS + split < PAIRS:
+                read_input(p)
                 for e in unroll(2):
                     for j in unroll(GATES):
                         gate[j] = float32(0.0)
                         if FROM_X[j] >= 0:
-                            gate[j] = x[(p * INPUTS + FROM_X[j]) * 2 + e]
+                            gate[j] = x[(p * X_LOADS * 4 + FROM_X[j]) * 2 + e]
                         if FROM_B[j] >= 0:
                             gate[j] += bias[p * BIASES + FROM_B[j]]
                         if FROM_R[j] >= 0:
@@ -136,24 +145,34 @@ def tensor_forward(
                 current[p * 2 * STATES] = both[0]
                 current[(p * 2 + 1) * STATES] = both[1]
                 word = transpose_8x8(word)
-                written[p * STATES] = word
                 if MASKED:
-                    transpose_others(p)
+                    out_states(p, word)
                     if KEEP:
                         keep_exact(p)
                     restart_states(p)
                     word = transpose_8x8(
                         pack_two(current[p * 2 * STATES], current[(p * 2 + 1) * STATES])
                     )
+                if EARLY:
+                    # s_0 tells the other warps that they may read what was stored before it
+                    if MASKED == 0:
+                        out_states(p, word)
+                    if p == OWN - 1:
+                        arrive_input()
                 publish(p, word)
                 if MASKED == 0:
-                    transpose_others(p)
+                    if EARLY == 0:
+                        out_states(p, word)
                     if KEEP:
                         keep_exact(p)
+        if EARLY == 0:
+            arrive_input()
         if CLUSTER == 1:
             cuda.syncthreads()
     if T > 0:
-        write_states()
+        if CLUSTER > 1:
+            cuda.syncthreads()
+        write_states(uint32(T & 1))
     write_last()
     if CLUSTER > 1:
         cluster_arrive()

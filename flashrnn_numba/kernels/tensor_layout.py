@@ -33,7 +33,7 @@ class Tiling:
     cluster -- CTAs that share a head; n_tiles -- batch rows of a cluster / 8; octets -- of a warp;
     splits -- warps that share a sum over k; registers -- fragments of R that a warp keeps in
     registers, the others are in shared memory; chains -- independent sums of each accumulator;
-    ahead -- steps that inputs are fetched ahead, a power of 2.
+    ahead -- steps for which there is room for inputs, a power of 2, at least 2.
     """
 
     cluster: int
@@ -60,9 +60,11 @@ class Geometry:
     in_registers: int  # fragments of a warp
     in_shared: int
     pitch: int  # from one batch row of s_0 to the next
+    tile_pitch: int  # from one batch row to the next of other tiles: units of this CTA
     sums_at: int  # partial sums of split products
-    ring_at: int  # inputs fetched ahead
-    barriers_at: int
+    ring_at: int  # inputs fetched ahead, [step][gate][row][unit]
+    out_at: int  # states on their way out, [2][state][row][unit]
+    barriers_at: int  # an mbarrier for each buffer and part of it
     fragments_at: int
     staged: int  # fragments that a warp can stage at once on their way to registers
     shared_bytes: int
@@ -81,8 +83,15 @@ def padded_head(D: int, cluster: int, octets: int, splits: int) -> int:
     return padded
 
 
-def geometry(D: int, recurrent: int, inputs: int, tiling: Tiling) -> Geometry:
-    """D -- units of a head; recurrent, inputs -- gates with that source."""
+def parts(tiling: Tiling) -> int:
+    """In how many parts s_0 arrives: warps that share a sum over k each wait for their own."""
+    if tiling.cluster > 1 and tiling.cluster % tiling.splits == 0:
+        return tiling.splits
+    return 1
+
+
+def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -> Geometry:
+    """D -- units of a head; recurrent, inputs -- gates with that source; states of the cell."""
     z = tiling
     padded = padded_head(D, z.cluster, z.octets, z.splits)
     units = padded // z.cluster
@@ -96,10 +105,15 @@ def geometry(D: int, recurrent: int, inputs: int, tiling: Tiling) -> Geometry:
     in_shared = m_tiles * k_steps - in_registers
     pitch = 2 * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
     sums_at = 2 * N_TILE * z.n_tiles * pitch
-    sums = groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
+    # a warp may hand over its part of the next step's sums before the last step's have been read
+    sum_buffers = 2 if parts(z) > 1 else 1
+    sums = sum_buffers * groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
+    batch = N_TILE * z.n_tiles
+    tile_pitch = 16 * (units // OCTET | 1)
     ring_at = sums_at + sums
-    barriers_at = ring_at + z.ahead * own * inputs * 4 * WARP * warps
-    fragments_at = barriers_at + 16
+    out_at = ring_at + z.ahead * inputs * batch * tile_pitch
+    barriers_at = out_at + 2 * states * batch * tile_pitch
+    fragments_at = barriers_at + 16 * parts(z)
     total = fragments_at + warps * in_shared * FRAGMENT_BYTES
     staged = min(max(1, total // (warps * FRAGMENT_BYTES)), 16, max(1, in_registers))
     return Geometry(
@@ -114,8 +128,10 @@ def geometry(D: int, recurrent: int, inputs: int, tiling: Tiling) -> Geometry:
         in_registers=in_registers,
         in_shared=in_shared,
         pitch=pitch,
+        tile_pitch=tile_pitch,
         sums_at=sums_at,
         ring_at=ring_at,
+        out_at=out_at,
         barriers_at=barriers_at,
         fragments_at=fragments_at,
         staged=staged,

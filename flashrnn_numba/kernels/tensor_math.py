@@ -15,7 +15,7 @@ from typing import Any
 from numba import cuda, float32
 
 from .cuda_math import FUNCTIONS
-from .ptx import ex2_approx, lg2_approx, rcp_approx, tanh_approx
+from .ptx import ex2_approx_ftz, lg2_approx, rcp_approx_ftz, tanh_approx
 
 _LOG2_E = float32(math.log2(math.e))
 _MINUS_LOG2_E = float32(-math.log2(math.e))
@@ -28,19 +28,19 @@ _SMALL, _TINY = float32(0.125), float32(0.015625)
 
 @cuda.jit(device=True)
 def _exp(x):
-    return ex2_approx(x * _LOG2_E)
+    return ex2_approx_ftz(x * _LOG2_E)
 
 
 @cuda.jit(device=True)
 def _sigmoid(x):
-    return rcp_approx(_ONE + ex2_approx(x * _MINUS_LOG2_E))
+    return rcp_approx_ftz(_ONE + ex2_approx_ftz(x * _MINUS_LOG2_E))
 
 
 @cuda.jit(device=True)
 def _tanh(x):
     a = abs(x)
-    e = ex2_approx(a * _MINUS_TWO_LOG2_E)
-    large = (_ONE - e) * rcp_approx(_ONE + e)
+    e = ex2_approx_ftz(a * _MINUS_TWO_LOG2_E)
+    large = (_ONE - e) * rcp_approx_ftz(_ONE + e)
     square = x * x
     small = a * (_ONE - square * (_THIRD - square * _TWO_15THS))
     y = small if a < _SMALL else large
@@ -50,7 +50,7 @@ def _tanh(x):
 @cuda.jit(device=True)
 def _log_one_plus_exp_minus(a):
     """log(1 + exp(-a)) for a of at least 0."""
-    e = ex2_approx(a * _MINUS_LOG2_E)
+    e = ex2_approx_ftz(a * _MINUS_LOG2_E)
     series = e * (_ONE - e * (_HALF - e * _THIRD))
     return series if e < _TINY else lg2_approx(_ONE + e) * _LN_2
 

@@ -23,7 +23,7 @@ def fill_fragments(first, count, target):
             for k_half in unroll(2):
                 low = uint32(0)
                 high = uint32(0)
-                if PAIRED:
+                if WIDE:
                     if valid and k + 8 * k_half < D:
                         low = ld_global_nc_u32(global_at(r_base, (at + k + 8 * k_half) * 2))
                 else:
@@ -54,22 +54,18 @@ def own_pairs():
     """Where this thread's pairs lie, and their states before the first step."""
     for p in unroll(OWN):
         pair = p * SPLITS + split
-        valid = EVEN or pair < PAIRS
         octet = pair // N_TILES
         tile = pair % N_TILES
-        row = row0 + tile * 8 + group
-        unit = unit0 + octet * 8 + 2 * quad
-        shared_of[p] = (tile * 8 + group) * PITCH + (unit0 + octet * 8) * 2
-        stored[p] = 0
-        if valid and row < B and unit < D:
-            stored[p] = 1
-        out_at[p] = (row * T * H + head) * D + unit
-        x_at[p] = global_at(
-            global_address(Wx),
-            (min(row, B - 1) * x_strides[0] + head * x_strides[3] + min(unit, D - 1 - PAIRED) * x_strides[4])
-            * 2,
+        local_unit = (strip * OCTETS + octet) * 8
+        unit_of[p] = rank * UNITS + local_unit + group
+        place_of[p] = uint32((tile * 8 + group) * PITCH + (rank * UNITS + local_unit) * 2)
+        out_of[p] = shared_at(
+            base, OUT_AT + (tile * 8 + group) * TILE_PITCH + local_unit * 2 + quad * 4
         )
-        unit_of[p] = unit0 + octet * 8 + group
+        for i in unroll(X_LOADS):
+            matrix = min(i * 4 + (lane >> 3), int64(INPUTS - 1))
+            at = (matrix * BATCH + tile * 8 + (lane & 7)) * TILE_PITCH + local_unit * 2
+            x_of[p * X_LOADS + i] = shared_at(base, RING_AT + at)
         for j in unroll(BIASES):
             bias[p * BIASES + j] = float32(0.0)
             if unit_of[p] < D:
@@ -84,10 +80,42 @@ def own_pairs():
             initial_states(p, e)
             if MASKED:
                 fetch_reset(p, e, 1)
-        written[p * STATES] = transpose_8x8(
-            pack_two(current[p * 2 * STATES], current[(p * 2 + 1) * STATES])
+
+
+def own_chunks():
+    """What this thread fetches of the inputs, and writes of the states: where from, where to."""
+    for i in unroll(X_CHUNKS):
+        item = thread + i * THREADS
+        input_gate = min(item // (BATCH * CTA_OCTETS), int64(INPUTS - 1))
+        row = item // CTA_OCTETS % BATCH
+        octet = item % CTA_OCTETS
+        unit = rank * UNITS + octet * 8
+        x_left[i] = 0
+        if item < INPUTS * BATCH * CTA_OCTETS:
+            x_left[i] = D - unit
+        at = min(row0 + row, B - 1) * x_strides[0] + input_gate * x_strides[2]
+        at += head * x_strides[3] + min(unit, D - 1) * x_strides[4]
+        x_from[i] = global_at(global_address(Wx), at * 2)
+        x_to[i] = shared_at(
+            base, RING_AT + (input_gate * BATCH + row) * TILE_PITCH + octet * 16
         )
-        transpose_others(p)
+    for k in unroll(STATES):
+        for i in unroll(OUT_CHUNKS):
+            # each state begins with other threads
+            item = (thread + k * OUT_SHIFT) % THREADS + i * THREADS
+            row = item // CTA_OCTETS
+            octet = item % CTA_OCTETS
+            unit = rank * UNITS + octet * 8
+            out_left[k * OUT_CHUNKS + i] = 0
+            if row < BATCH and row0 + row < B:
+                out_left[k * OUT_CHUNKS + i] = D - unit
+            at = (k * B + row0 + row) * T * H * D + head * D + unit
+            out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * 2)
+            if k == 0 and OUT_FIRST == 1:
+                out_from[k * OUT_CHUNKS + i] = shared_at(base, row * PITCH + unit * 2)
+            else:
+                at = (k * BATCH + row) * TILE_PITCH + octet * 16
+                out_from[k * OUT_CHUNKS + i] = shared_at(base, OUT_AT + at)
 
 
 def initial_states(p, e):
@@ -109,44 +137,46 @@ def initial_states(p, e):
 
 
 def fetch_input(slot):
-    """Ask for the inputs of the next step not yet asked for."""
-    for p in unroll(OWN):
-        for j in unroll(INPUTS):
-            if PAIRED:
-                target = shared_at(
-                    ring, ((slot) * (OWN * INPUTS) + p * INPUTS + j) * (4 * THREADS)
-                )
-                cp_async_ca_4(target, global_at(x_at[p], j * x_gate))
+    """Ask for the inputs of the next step not yet asked for; they belong into slot `slot`."""
+    slot_at = (slot) * SLOT
+    for i in unroll(X_CHUNKS):
+        if X_EXACT or x_left[i] > 0:
+            if WIDE:
+                cp_async_cg_16(shared_at(x_to[i], slot_at), x_from[i])
             else:
-                low = uint32(ld_global_nc_u16(global_at(x_at[p], j * x_gate)))
-                high = uint32(0)
-                if unit0 + (p * SPLITS + split) // N_TILES * 8 + 2 * quad + 1 < D:
-                    high = uint32(ld_global_nc_u16(global_at(x_at[p], j * x_gate + x_strides[4] * 2)))
-                pending[p * INPUTS + j] = uint32(low | uint32(high << uint32(16)))
+                for u in unroll(8):
+                    if u < x_left[i]:
+                        at = global_at(x_from[i], u * x_strides[4] * 2)
+                        pending[i * 8 + u] = ld_global_nc_u16(at)
     fetched += 1
     if fetched < T:
-        for p in unroll(OWN):
-            x_at[p] = global_at(x_at[p], x_step)
-    if PAIRED:
+        for i in unroll(X_CHUNKS):
+            x_from[i] = global_at(x_from[i], x_step)
+    if WIDE:
         cp_async_commit()
 
 
-def read_input():
-    """x = the inputs of this step, in the accumulators' view; then ask for a later step's."""
-    if PAIRED:
-        cp_async_wait_group(AHEAD - 1)
-        slot_at = shared_at(ring, (t & (AHEAD - 1)) * (OWN * INPUTS * 4 * THREADS))
-        for p in unroll(OWN):
-            for j in unroll(INPUTS):
-                pending[p * INPUTS + j] = ld_shared_u32(
-                    shared_at(slot_at, (p * INPUTS + j) * (4 * THREADS))
-                )
-    for p in unroll(OWN):
-        for j in unroll(INPUTS):
-            both = widen_two(transpose_8x8(pending[p * INPUTS + j]))
-            x[(p * INPUTS + j) * 2] = both[0]
-            x[(p * INPUTS + j) * 2 + 1] = both[1]
-    fetch_input(t & (AHEAD - 1))
+def arrive_input():
+    """The inputs of the next step are there (for others: after the next barrier)."""
+    if WIDE:
+        cp_async_wait_group(AHEAD - 2)
+    else:
+        for i in unroll(X_CHUNKS):
+            if X_EXACT or x_left[i] > 0:
+                for u in unroll(8):
+                    st_shared_u16(shared_at(x_to[i], slot_at + 2 * u), pending[i * 8 + u])
+
+
+def read_input(p):
+    """x = the inputs of this step, in the accumulators' view."""
+    for i in unroll(X_LOADS):
+        matrices = ldmatrix_x4_trans(
+            shared_at(x_of[p * X_LOADS + i], (t & (AHEAD - 1)) * SLOT)
+        )
+        for m in unroll(4):
+            both = widen_two(matrices[m])
+            x[((p * X_LOADS + i) * 4 + m) * 2] = both[0]
+            x[((p * X_LOADS + i) * 4 + m) * 2 + 1] = both[1]
 
 
 def fetch_reset(p, e, step):
@@ -180,6 +210,9 @@ def whole_sums():
 
 def combined_sums():
     """Warps hand the partial sums of pairs that are not theirs to the owner."""
+    side = partial
+    if PARTS > 1:
+        side = shared_at(partial, odd * uint32(GROUPS * PAIRS * (SPLITS - 1) * RECURRENT * 256))
     for q in unroll(PAIRS):
         if split == q % SPLITS:
             for r in unroll(RECURRENT):
@@ -196,7 +229,7 @@ def combined_sums():
                 place -= 1
             for r in unroll(RECURRENT):
                 st_shared_v2_f32(
-                    shared_at(partial, (place * RECURRENT + r) * 256),
+                    shared_at(side, (place * RECURRENT + r) * 256),
                     (
                         accumulators[
                             ((q // N_TILES * RECURRENT + r) // 2 * N_TILES + q % N_TILES) * 4
@@ -209,13 +242,13 @@ def combined_sums():
                         ],
                     ),
                 )
-    named_barrier_sync(uint32(strip + 1), uint32(SPLITS * 32))
+    cuda.syncthreads()
     for p in unroll(OWN):
         if EVEN or p * SPLITS + split < PAIRS:
             for s in unroll(SPLITS - 1):
                 for r in unroll(RECURRENT):
                     place = (p * SPLITS + split) * (SPLITS - 1) + s
-                    both = ld_shared_v2_f32(shared_at(partial, (place * RECURRENT + r) * 256))
+                    both = ld_shared_v2_f32(shared_at(side, (place * RECURRENT + r) * 256))
                     sums[(p * RECURRENT + r) * 2] += both[0]
                     sums[(p * RECURRENT + r) * 2 + 1] += both[1]
 
@@ -223,40 +256,56 @@ def combined_sums():
 # results ----------------------------------------------------------------------------------------
 
 
-def transpose_others(p):
-    """written = the states but s_0, rounded, in the memory view."""
+def out_states(p, word):
+    """The new states into their tiles: s_0 (unless it is read from where it is published), others."""
+    if OUT_FIRST == 0:
+        out_state(p, 0, word)
     for k in unroll(STATES - 1):
-        written[p * STATES + k + 1] = transpose_8x8(
-            pack_two(current[p * 2 * STATES + k + 1], current[(p * 2 + 1) * STATES + k + 1])
+        out_state(
+            p,
+            k + 1,
+            transpose_8x8(
+                pack_two(current[p * 2 * STATES + k + 1], current[(p * 2 + 1) * STATES + k + 1])
+            ),
         )
 
 
-def write_states():
-    """The states after the step before."""
-    for p in unroll(OWN):
-        if stored[p] != 0:
-            for k in unroll(STATES):
-                write_word(states, k * state_plane + out_at[p], written[p * STATES + k])
-        out_at[p] += state_step
+def out_state(p, k, word):
+    at = (uint32(1) - odd) * uint32(OUT_TILE) + uint32((k) * (BATCH * TILE_PITCH))
+    st_shared_u32(shared_at(out_of[p], at), word)
+
+
+def write_states(side):
+    """The states after the step before, from their tiles to global memory."""
+    for k in unroll(STATES):
+        for i in unroll(OUT_CHUNKS):
+            if out_left[k * OUT_CHUNKS + i] > 0:
+                if k == 0 and OUT_FIRST == 1:
+                    source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))
+                else:
+                    source = shared_at(out_from[k * OUT_CHUNKS + i], (side) * uint32(OUT_TILE))
+                if WIDE:
+                    st_global_v4_u32(out_to[k * OUT_CHUNKS + i], ld_shared_v4_u32(source))
+                else:
+                    for u in unroll(8):
+                        if u < out_left[k * OUT_CHUNKS + i]:
+                            st_global_u16(
+                                global_at(out_to[k * OUT_CHUNKS + i], 2 * u),
+                                ld_shared_u16(shared_at(source, 2 * u)),
+                            )
+            out_to[k * OUT_CHUNKS + i] = global_at(out_to[k * OUT_CHUNKS + i], H * D * 2)
 
 
 def write_last():
     for p in unroll(OWN):
-        if stored[p] != 0:
-            pair = p * SPLITS + split
-            row = row0 + pair % N_TILES * 8 + group
-            at = (row * H + head) * D + unit0 + pair // N_TILES * 8 + 2 * quad
-            for k in unroll(STATES):
-                write_word(last, k * B * H * D + at, written[p * STATES + k])
-
-
-def write_word(array, at, word):
-    if PAIRED:
-        st_global_u32(global_at(global_address(array), (at) * 2), word)
-    else:
-        array[at] = uint16(word & uint32(0xFFFF))
-        if unit0 + (p * SPLITS + split) // N_TILES * 8 + 2 * quad + 1 < D:
-            array[at + 1] = uint16(word >> uint32(16))
+        pair = p * SPLITS + split
+        for e in unroll(2):
+            row = row0 + pair % N_TILES * 8 + 2 * quad + e
+            if (EVEN or pair < PAIRS) and row < B and unit_of[p] < D:
+                for k in unroll(STATES):
+                    last[((k * B + row) * H + head) * D + unit_of[p]] = narrow(
+                        current[(p * 2 + e) * STATES + k]
+                    )
 
 
 def keep_gates(p, e):

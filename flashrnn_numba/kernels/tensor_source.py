@@ -8,7 +8,7 @@ from ..cells import Cell
 from .fused_source import cell_text, places
 from .generated import digest_of
 from .template import FOLDER, Function, Part, specialise
-from .tensor_layout import TYPES, Geometry, Tiling, geometry
+from .tensor_layout import TYPES, Geometry, Tiling, geometry, parts
 
 HAS_STATES, HAS_RESET, HAS_LENGTHS = 1, 2, 4
 
@@ -34,35 +34,35 @@ product = warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{short}", {pit
 
 
 def source(
-    cell: Cell, dtype: str, D: int, tiling: Tiling, *, keep: bool, masked: bool, paired: bool
+    cell: Cell, dtype: str, D: int, tiling: Tiling, *, keep: bool, masked: bool, wide: bool
 ) -> str:
     """The module's text: one function, `tensor_forward`.
 
-    keep -- pre-activations and states for backward; masked -- with resets or lengths; paired -- the
-    numbers of Wx, R and states can be moved two by two, in 32-bit words.
+    keep -- pre-activations and states for backward; masked -- with resets or lengths; wide -- 8
+    numbers of Wx, 2 of R, can be moved at once.
     """
-    z = geometry(D, len(cell.recurrent_gates), len(cell.input_gates), tiling)
-    values = _constants(cell, D, tiling, z, keep, masked, paired)
-    parts: dict[str, Part] = {
+    z = geometry(D, len(cell.recurrent_gates), len(cell.input_gates), len(cell.states), tiling)
+    values = _constants(cell, D, tiling, z, keep, masked, wide)
+    pieces: dict[str, Part] = {
         name: Function("tensor_parts.py", name)
         for name in (
-            "fill_fragments", "fill_buffers", "own_pairs", "initial_states", "fetch_input",
-            "read_input", "fetch_reset", "restart_states", "transpose_others", "write_states",
-            "write_last", "write_word", "keep_gates", "keep_exact",
+            "fill_fragments", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
+            "fetch_input", "arrive_input", "read_input", "fetch_reset", "restart_states",
+            "out_states", "out_state", "write_states", "write_last", "keep_gates", "keep_exact",
         )
     }  # fmt: skip
     sums = "combined_sums" if tiling.splits > 1 else "whole_sums"
-    parts["combine_splits"] = Function("tensor_parts.py", sums)
+    pieces["combine_splits"] = Function("tensor_parts.py", sums)
     clustered = tiling.cluster > 1
     for name in ("open_exchange", "await_exchange"):
-        parts[name] = Function("tensor_exchange.py", name) if clustered else ""
-    parts["publish"] = Function("tensor_exchange.py", "send" if clustered else "store")
-    parts["load_fragments"] = _load_fragments(z)
+        pieces[name] = Function("tensor_exchange.py", name) if clustered else ""
+    pieces["publish"] = Function("tensor_exchange.py", "send" if clustered else "store")
+    pieces["load_fragments"] = _load_fragments(z)
     operands = "fragments, resident, " if z.in_registers else "resident, "
     buffer = "shared_at(operand, odd * (BATCH * PITCH))"
-    parts["multiply"] = f"accumulators = product({operands}{buffer})"
-    parts["cell_forward"] = cell_text(cell, "forward")
-    text = specialise(Function("tensor_forward.py", "tensor_forward"), values, parts)
+    pieces["multiply"] = f"accumulators = product({operands}{buffer})"
+    pieces["cell_forward"] = cell_text(cell, "forward")
+    text = specialise(Function("tensor_forward.py", "tensor_forward"), values, pieces)
     return _header(cell, dtype, D, tiling, z) + text
 
 
@@ -115,16 +115,17 @@ def _load_fragments(z: Geometry) -> str:
 
 
 def _constants(
-    cell: Cell, D: int, tiling: Tiling, z: Geometry, keep: bool, masked: bool, paired: bool
+    cell: Cell, D: int, tiling: Tiling, z: Geometry, keep: bool, masked: bool, wide: bool
 ) -> dict[str, Any]:
-    gates = range(len(cell.gates))
+    gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), 8 * tiling.n_tiles
+    chunks = batch * z.units // 8  # 16 bytes of a tile [row][unit]
     return {
         "HAS_STATES": HAS_STATES,
         "HAS_RESET": HAS_RESET,
         "HAS_LENGTHS": HAS_LENGTHS,
         "KEEP": int(keep),
         "MASKED": int(masked),
-        "PAIRED": int(paired),
+        "WIDE": int(wide),
         "D": D,
         "PADDED": z.padded,
         "RAGGED": int(z.padded != D),
@@ -150,9 +151,22 @@ def _constants(
         "OWN": z.own_pairs,
         "EVEN": int(z.own_pairs * tiling.splits == z.pairs),
         "THREADS": z.threads,
+        "CTA_OCTETS": z.units // 8,
+        "X_LOADS": -(-inputs // 4),
+        "X_CHUNKS": -(-inputs * chunks // z.threads),
+        "X_EXACT": int(inputs * chunks % z.threads == 0 and z.padded == D),
+        "OUT_CHUNKS": -(-chunks // z.threads),
+        "OUT_SHIFT": z.threads - chunks % z.threads,
+        "OUT_FIRST": int(tiling.cluster == 1 and not masked),
+        "OUT_TILE": len(cell.states) * batch * z.tile_pitch,
+        "SLOT": inputs * batch * z.tile_pitch,
+        "EARLY": int(tiling.cluster > 1 and tiling.splits == 1),
+        "PARTS": parts(tiling),
         "K_STEPS": z.k_steps,
         "IN_SHARED": z.in_shared,
         "PITCH": z.pitch,
+        "TILE_PITCH": z.tile_pitch,
+        "OUT_AT": z.out_at,
         "SUMS_AT": z.sums_at,
         "RING_AT": z.ring_at,
         "BARRIERS_AT": z.barriers_at,

@@ -52,6 +52,7 @@ from .convert import (
     bf16x2_to_f32x2,
     bits_f32,
     ex2_approx,
+    ex2_approx_ftz,
     f16_to_f32,
     f16x2_to_f32x2,
     f32_bits,
@@ -62,6 +63,7 @@ from .convert import (
     f32x2_to_f16x2,
     lg2_approx,
     rcp_approx,
+    rcp_approx_ftz,
     tanh_approx,
 )
 from .memory import (
@@ -216,6 +218,7 @@ __all__ = [
     "cp_async_wait_all",
     "cp_async_wait_group",
     "ex2_approx",
+    "ex2_approx_ftz",
     "f16_to_f32",
     "f16x2_to_f32x2",
     "f32_bits",
@@ -307,6 +310,7 @@ __all__ = [
     "nanosleep",
     "prefetch_l2",
     "rcp_approx",
+    "rcp_approx_ftz",
     "read_fragments",
     "red_release_add",
     "shared_address",

@@ -108,3 +108,15 @@ def lg2_approx(t: Any, value: F32) -> F32:
 def rcp_approx(t: Any, value: F32) -> F32:
     """1 / value; error up to 1 ulp."""
     return float(np.float64(1) / np.float64(value))
+
+
+@instruction("ex2.approx.ftz.f32 {out}, {value};", section="ex2", effects="none")
+def ex2_approx_ftz(t: Any, value: F32) -> F32:
+    """ex2_approx in one instruction: results below 2^-126 become zero."""
+    return float(np.exp2(value))
+
+
+@instruction("rcp.approx.ftz.f32 {out}, {value};", section="rcp", effects="none")
+def rcp_approx_ftz(t: Any, value: F32) -> F32:
+    """rcp_approx in one instruction: results below 2^-126 become zero."""
+    return float(np.float64(1) / np.float64(value))
