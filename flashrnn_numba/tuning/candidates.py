@@ -128,7 +128,7 @@ class Candidate:
             sides = requirement.sides(self.solution)
             if sides is None or not _is_limit(requirement) or not _tight(*sides):
                 continue
-            relaxed = _without(problem, requirement, cost)
+            relaxed = _without(problem, requirement, cost, self.cost)
             gain = None if relaxed is None else relaxed / max(1, self.cost)
             left, sign, right = sides
             rows.append(Binding(requirement.name, left, sign, right, requirement.unit or "", gain))
@@ -209,9 +209,10 @@ def _shortfall(
     if variables_of(limit):
         return
     least = _least(problem, [r.constraint for r in core if r is not requirement], used)
-    if least is not None:
+    if least:
         unit = f" {requirement.unit}" if requirement.unit else ""
-        yield f"{requirement.name}: at least {whole(least)}{unit}, limit {whole(evaluate(limit))}"
+        there = whole(evaluate(limit))
+        yield f"{requirement.name}: at least {whole(least[0])}{unit}, limit {there}"
 
 
 def _is_limit(requirement: Requirement) -> bool:
@@ -223,20 +224,27 @@ def _is_limit(requirement: Requirement) -> bool:
     return bool(variables_of(smaller))
 
 
-def _without(problem: Problem, left_out: Requirement, cost: Expression | int) -> int | None:
+def _without(
+    problem: Problem, left_out: Requirement, cost: Expression | int, now: int
+) -> int | None:
     """The least cost when one requirement is dropped; None if that takes too long."""
     rest = [r.constraint for r in problem.constraints if r is not left_out]
-    return _least(problem, rest, cost)
+    # only what is better than now is looked for, which cuts most of the search
+    better = _least(problem, [*rest, as_expression(cost) < now], cost)
+    return None if better is None else min(now, better[0] if better else now)
 
 
-def _least(problem: Problem, constraints: list[Constraint], cost: Expression | int) -> int | None:
-    """The least cost under some of a problem's constraints; None if there is none, or not soon."""
+def _least(
+    problem: Problem, constraints: list[Constraint], cost: Expression | int
+) -> list[int] | None:
+    """[the least cost] under these constraints, [] if nothing satisfies them, None: gave up."""
     lowered = Lowered(problem.variables, constraints, as_expression(cost))
     search = Search(lowered, Stats(), perf_counter(), RELAXED_NODES, None, 1)
-    best = None
+    best: list[int] = []
     try:
         for _, found in search.solutions():
-            best = found
+            assert found is not None
+            best = [found]
     except Limit:
         return None
     return best
