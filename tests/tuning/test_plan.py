@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -415,3 +416,19 @@ def test_every_candidate_is_a_candidate_or_a_refusal():
     for part in p.passes:
         assert all(isinstance(c, Candidate) for c in part.able)
         assert all(isinstance(r, Refusal) for r in part.refused)
+
+
+# -- documentation -------------------------------------------------------------------------------
+
+
+def test_every_environment_variable_is_documented():
+    """Names in quotes that the package reads, against the table of docs/environment.md."""
+    page = (ROOT / "docs" / "environment.md").read_text()
+    used = {
+        name
+        for path in (ROOT / "flashrnn_numba").rglob("*.py")
+        for name in re.findall(r'"(FLASHRNN_[A-Z_]+|XDG_[A-Z_]+)"', path.read_text())
+    }
+    assert used >= {"FLASHRNN_NUMBA_AUTOTUNE", "FLASHRNN_NUMBA_CACHE_DIR"}
+    documented = set(re.findall(r"^\| `((?:FLASHRNN_NUMBA|XDG)_[A-Z_]+)`", page, re.MULTILINE))
+    assert used == documented
