@@ -1,0 +1,26 @@
+"""Tests that need a CUDA device: skipped, each one, where there is none."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))  # gpu_support.py
+
+
+def _missing() -> str:
+    try:
+        import cupy
+
+        return "" if cupy.cuda.runtime.getDeviceCount() else "no CUDA device"
+    except Exception as error:  # not installed, no driver: each raises something else
+        return f"no CUDA device ({type(error).__name__})"
+
+
+def pytest_collection_modifyitems(items):
+    here = [item for item in items if Path(item.path).parent == Path(__file__).parent]
+    reason = _missing() if here else ""
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))

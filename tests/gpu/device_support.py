@@ -1,0 +1,43 @@
+"""Cases on a real GPU: arrays there and back, memory poisoned before each run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gpu_support import Case, build, compare
+
+from flashrnn_numba.kernels import backends
+from flashrnn_numba.kernels.interface import Gradients, Task
+from flashrnn_numba.testing.transfer import from_backend, to_backend
+
+POISON_BYTES = 256 << 20
+
+
+def poison() -> None:
+    """Memory that the pool hands out next is full of NaN: what a kernel forgets to write shows."""
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    blocks = [cupy.empty(POISON_BYTES >> k, cupy.uint8) for k in range(20)]
+    for block in blocks:
+        block.fill(0xFF)
+
+
+def run(case: Case, backend: str) -> tuple[Any, Any, Gradients]:
+    """All results of a call, as NumPy arrays."""
+    task, inputs, dstates, dlast = build(case)
+    task = Task(task.cell, task.B, task.T, task.H, task.D, task.dtype, "cupy", task.clip)
+    inputs = type(inputs)(*(to_backend(a, "cupy") for a in inputs))
+    dstates, dlast = to_backend(dstates, "cupy"), to_backend(dlast, "cupy")
+    chosen = backends.choose(task, backend)
+    poison()
+    states, last, kept = chosen.forward(task, inputs, keep=True)
+    gradients = chosen.backward(task, inputs, kept, dstates, dlast)
+    host = [None if a is None else np.asarray(from_backend(a)) for a in gradients]
+    return from_backend(states), from_backend(last), Gradients(*host)
+
+
+def check(case: Case, backend: str) -> None:
+    compare(case, *run(case, backend))

@@ -1,0 +1,138 @@
+"""Streams, graphs, memory, other packages' arrays, compilations and errors, on a real GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gpu_support import Case, build, compare
+
+import flashrnn_numba as fr
+from flashrnn_numba.kernels import fused, launch
+from flashrnn_numba.kernels.launch import LaunchError
+from flashrnn_numba.kernels.machine import gpu
+from flashrnn_numba.testing.transfer import from_backend, to_backend
+
+BACKENDS = ("fused", "alternating")
+CASE = Case("lstm", B=4, T=20, H=2, D=32, states=False, reset=False, lengths=False)
+
+
+def call(case: Case, backend: str, kind: str = "cupy"):
+    _, inputs, dstates, dlast = build(case)
+    arrays = [to_backend(a, kind) for a in (*inputs[:3], dstates, dlast)]
+    states, last, vjp = fr.flashrnn_vjp(*arrays[:3], function=case.function, backend=backend)
+    return states, last, vjp(*arrays[3:])
+
+
+def host(results):
+    states, last, gradients = results
+    return (
+        from_backend(states),
+        from_backend(last),
+        [None if g is None else from_backend(g) for g in gradients],
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batch_length_and_strides_compile_nothing(backend):
+    call(CASE, backend)
+    before = launch.compilations()
+    for case in (CASE.with_(B=19), CASE.with_(T=3), CASE.with_(strided=True)):
+        compare(case, *host(call(case, backend)))
+    assert launch.compilations() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_on_a_stream_of_the_callers(backend):
+    import cupy
+
+    for _ in range(3):  # run, capture, replay
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            results = call(CASE, backend)
+            stream.synchronize()
+            compare(CASE, *host(results))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_synchronises(backend):
+    """A call returns while the GPU is still busy with what was asked before it."""
+    import cupy
+
+    call(CASE, backend)
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        call(CASE, backend)
+        call(CASE, backend)
+        stream.synchronize()
+        busy = cupy.RawKernel(
+            'extern "C" __global__ void busy() { long long t = clock64();'
+            " while (clock64() - t < 2000000000LL); }",
+            "busy",
+        )
+        busy((1,), (1,), ())
+        call(CASE, backend)
+        assert not stream.done
+        stream.synchronize()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_within_a_graph_of_the_callers(backend):
+    import cupy
+
+    _, inputs, *_ = build(CASE)
+    Wx, R, b = (to_backend(a, "cupy") for a in inputs[:3])
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        fr.flashrnn(Wx, R, b, backend=backend)
+        stream.synchronize()
+        stream.begin_capture()
+        states, last = fr.flashrnn(Wx, R, b, backend=backend)
+        graph = stream.end_capture()
+        states.fill(np.nan)
+        graph.launch(stream)
+        stream.synchronize()
+        compare(CASE, from_backend(states), from_backend(last), None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_tensors(backend, dtype):
+    torch = pytest.importorskip("torch")
+    case = CASE.with_(dtype=dtype)
+    _, inputs, dstates, dlast = build(case)
+
+    def tensor(array):
+        wide = torch.from_numpy(np.ascontiguousarray(array).astype(np.float32))
+        return wide.to("cuda", getattr(torch, dtype))
+
+    Wx, R, b = (tensor(a) for a in inputs[:3])
+    states, last, vjp = fr.flashrnn_vjp(Wx, R, b, function=case.function, backend=backend)
+    gradients = vjp(tensor(dstates), tensor(dlast))
+    assert states.is_cuda
+    assert states.dtype == Wx.dtype
+    results = [None if a is None else a.float().cpu().numpy() for a in (states, last, *gradients)]
+    compare(case, *results[:2], results[2:])
+
+
+def test_the_drivers_errors_have_the_plan():
+    cell, device = fr.get_cell("lstm"), gpu().device()
+    plan = fused.plan(cell, "float32", 32, 2, "forward", device)
+    too_much = replace(plan.program, shared_bytes=device.shared_per_block + 4096)
+    with pytest.raises(LaunchError, match="plan: fused forward of lstm"):
+        launch.launch(too_much, (1, 1, 1), [None] * 15 + [0] * 5)
+    compare(CASE, *host(call(CASE, "fused")))  # the device is as it was
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out_of_memory_leaves_no_state_behind(backend):
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    call(CASE, backend)
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.total_bytes() + (1 << 16))
+    try:
+        with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+            call(CASE.with_(B=300), backend)
+    finally:
+        pool.set_limit(size=0)
+    compare(CASE, *host(call(CASE, backend)))

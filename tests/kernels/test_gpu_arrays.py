@@ -1,0 +1,141 @@
+"""Arrays in and out of the GPU backends, and the replay of graphs, with stand-ins for CuPy."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from gpu_support import Case, build, compare
+
+import flashrnn_numba as fr
+from flashrnn_numba import arrays
+from flashrnn_numba.kernels import alternating, backends, fused, gpu, machine
+from flashrnn_numba.kernels.emulated import EmulatedMachine
+from flashrnn_numba.kernels.interface import Task
+from flashrnn_numba.kernels.machine import CupyMachine
+
+
+@pytest.mark.parametrize("backend", ["fused", "alternating"])
+def test_numpy_arrays_with_a_gpu_backend_are_an_error_that_says_so(backend):
+    _, inputs, *_ = build(Case())
+    with pytest.raises(ValueError, match=r"CUDA device .*got NumPy arrays; .*cupy\.asarray"):
+        fr.flashrnn(*inputs[:3], backend=backend)
+
+
+def test_auto_takes_the_cpu_for_numpy_arrays():
+    task, *_ = build(Case())
+    assert backends.choose(task, "auto").__name__.endswith(".cpu")
+
+
+def test_auto_takes_fused_where_a_tiling_exists(monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: True)
+    monkeypatch.setattr(machine, "gpu", EmulatedMachine)
+    task, *_ = build(Case(D=64, T=1))
+    small = Task(task.cell, 1, 1, 1, 64, "float32", "cupy")
+    large = Task(task.cell, 1, 1, 1, 500, "float32", "cupy")
+    assert backends.choose(small, "auto") is fused
+    assert backends.choose(large, "auto") is alternating
+    with pytest.raises(ValueError, match=r"R of one head \(4 x 500 x 500 float32\).*alternating"):
+        backends.choose(large, "fused")
+
+
+def test_without_cupy_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    task, *_ = build(Case())
+    with pytest.raises(ValueError, match="pip install cupy"):
+        backends.choose(Task(task.cell, 1, 1, 1, 4, "float32", "dlpack"), "auto")
+
+
+@pytest.fixture
+def exchange(monkeypatch):
+    """NumPy in CuPy's place: the same protocol, on the host."""
+    stand_in = SimpleNamespace(from_dlpack=np.from_dlpack)
+    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_torch_tensors_go_in_and_out_without_a_copy(exchange, dtype):
+    tensor = torch.arange(6.0).reshape(2, 3).to(getattr(torch, dtype)).requires_grad_()
+    array = arrays.to_cupy(tensor)
+    assert array.dtype == arrays.DTYPES[dtype]
+    assert array.__array_interface__["data"][0] == tensor.data_ptr()
+    back = arrays.back_to(array, tensor)
+    assert back.dtype == tensor.dtype
+    assert back.data_ptr() == tensor.data_ptr()
+
+
+def test_a_dlpack_call_returns_what_came_in(exchange, monkeypatch):
+    """Whole calls with tensors, the kernels in the emulator."""
+    monkeypatch.setattr(machine, "gpu", EmulatedMachine)
+    case = Case("gru", B=2, T=2, H=1, D=3)
+    task, inputs, dstates, dlast = build(case)
+    task = Task(task.cell, task.B, task.T, task.H, task.D, task.dtype, "dlpack")
+    tensors = [None if a is None else torch.from_numpy(np.ascontiguousarray(a)) for a in inputs]
+    for backend in (fused, alternating):
+        states, last, kept = backend.forward(task, type(inputs)(*tensors), keep=True)
+        gradients = backend.backward(
+            task, type(inputs)(*tensors), kept, torch.from_numpy(dstates), torch.from_numpy(dlast)
+        )
+        assert all(isinstance(a, torch.Tensor) for a in (states, last, *gradients))
+        compare(case, states.numpy(), last.numpy(), [g.numpy() for g in gradients])
+
+
+def test_bfloat16_is_that_of_ml_dtypes():
+    assert arrays.DTYPES["bfloat16"] == ml_dtypes.bfloat16
+
+
+class Stream:
+    """A CuPy stream that only counts."""
+
+    def __init__(self, capturing=False):
+        self.capturing, self.captured, self.launched, self.ptr = capturing, 0, 0, 0
+
+    def is_capturing(self):
+        return self.capturing
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def begin_capture(self, mode):
+        self.captured += 1
+
+    def end_capture(self):
+        return self
+
+    def launch(self, stream):
+        self.launched += 1
+
+
+def graph_machine(stream):
+    on = CupyMachine.__new__(CupyMachine)
+    runtime = SimpleNamespace(streamCaptureModeThreadLocal=1)
+    on.arrays = SimpleNamespace(
+        cuda=SimpleNamespace(
+            get_current_stream=lambda: stream, Stream=lambda non_blocking: stream, runtime=runtime
+        )
+    )
+    return on
+
+
+def test_work_runs_once_then_is_captured_once_and_replayed():
+    stream, done, graphs = Stream(), [], {}
+    on = graph_machine(stream)
+    for _ in range(4):
+        on.replay(graphs, "key", lambda: done.append(1))
+    assert (len(done), stream.captured, stream.launched) == (2, 1, 3)
+    on.replay(graphs, "other", lambda: done.append(1))
+    assert (len(done), stream.captured) == (3, 1)
+
+
+def test_in_a_callers_capture_nothing_is_captured_by_us():
+    stream, done, graphs = Stream(capturing=True), [], {}
+    for _ in range(3):
+        graph_machine(stream).replay(graphs, "key", lambda: done.append(1))
+    assert (len(done), stream.captured, graphs) == (3, 0, {})
