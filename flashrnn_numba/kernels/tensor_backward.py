@@ -35,7 +35,7 @@ class Tiling:
     m_tiles -- 16 previous units each, of a warp; gate_parts, k_parts -- cuts of the sum over new
         units (by gates, and by units within a gate): so many warps share a sum.
     registers -- fragments of R that a warp keeps in registers; the others stay in shared memory.
-    chains -- independent sums of each accumulator. each -- neighbouring units of a thread in the
+    chains -- independent sums of a warp, at least: each accumulator gets its share. each -- neighbouring units of a thread in the
         pointwise part, 1 or 2. ahead -- steps that L2 is filled ahead, 0 for none.
     """
 
@@ -301,7 +301,7 @@ def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
         k_steps=z.part_gates * z.k_steps,
         registers=z.registers,
         pitch=z.tile_pitch,
-        chains=tiling.chains,
+        chains=max(1, tiling.chains // (tiling.m_tiles * z.n_tiles)),
     )
 
 

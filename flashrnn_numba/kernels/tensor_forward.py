@@ -66,13 +66,13 @@ def tensor_forward(
     open_exchange()
 
     # what this thread owns: see "two views" above
-    row_of = cuda.local.array(OWN * 2, int64)
-    unit_of = cuda.local.array(OWN, int64)
+    row_of = cuda.local.array(OWN * 2, int32)
+    unit_of = cuda.local.array(OWN, int32)
     place_of = cuda.local.array(OWN, uint32)
     out_of = cuda.local.array(OWN, uint32)
     x_of = cuda.local.array(OWN * X_LOADS, uint32)
-    length = cuda.local.array(OWN * 2, int64)
-    restart = cuda.local.array(OWN * 2, int64)
+    length = cuda.local.array(OWN * 2, int32)
+    restart = cuda.local.array(OWN * 2, int32)
     bias = cuda.local.array(OWN * max(1, BIASES), float32)
     current = cuda.local.array(OWN * 2 * STATES, float32)
     x = cuda.local.array(OWN * X_LOADS * 8, float32)
@@ -84,15 +84,15 @@ def tensor_forward(
     # what this thread moves: 8 units of a row at a time
     x_from = cuda.local.array(X_CHUNKS, uint64)
     x_to = cuda.local.array(X_CHUNKS, uint32)
-    x_left = cuda.local.array(X_CHUNKS, int64)
+    x_left = cuda.local.array(X_CHUNKS, int32)
     pending = cuda.local.array(X_CHUNKS * 8, uint16)
     out_from = cuda.local.array(STATES * OUT_CHUNKS, uint32)
-    out_to = cuda.local.array(STATES * OUT_CHUNKS, int64)
-    out_left = cuda.local.array(STATES * OUT_CHUNKS, int64)
+    out_to = cuda.local.array(STATES * OUT_CHUNKS, uint64)
+    out_left = cuda.local.array(STATES * OUT_CHUNKS, int32)
     own_chunks()
     x_step = x_strides[1] * 2
     state_plane = B * T * H * D
-    fetched = int64(0)
+    fetched = int32(0)
     if T > 0:
         for i in unroll(AHEAD - 1):
             fetch_input(i)
@@ -105,7 +105,7 @@ def tensor_forward(
     operand = shared_at(base, (lane & 7) * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32))
     resident = shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16)
     partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
-    for t in range(T):
+    for t in range(int32(T)):
         odd = uint32(t & 1)
         await_exchange()
         multiply()

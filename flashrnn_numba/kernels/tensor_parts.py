@@ -57,7 +57,7 @@ def own_pairs():
         octet = pair // N_TILES
         tile = pair % N_TILES
         local_unit = (strip * OCTETS + octet) * 8
-        unit_of[p] = rank * UNITS + local_unit + group
+        unit_of[p] = int32(rank * UNITS + local_unit + group)
         place_of[p] = uint32((tile * 8 + group) * PITCH + (rank * UNITS + local_unit) * 2)
         out_of[p] = shared_at(
             base, OUT_AT + (tile * 8 + group) * TILE_PITCH + local_unit * 2 + quad * 4
@@ -73,10 +73,12 @@ def own_pairs():
                     b[j * b_strides[0] + head * b_strides[1] + unit_of[p] * b_strides[2]]
                 )
         for e in unroll(2):
-            row_of[p * 2 + e] = min(row0 + tile * 8 + 2 * quad + e, B - 1)
-            length[p * 2 + e] = T
+            row_of[p * 2 + e] = int32(min(row0 + tile * 8 + 2 * quad + e, B - 1))
+            length[p * 2 + e] = int32(T)
             if options & HAS_LENGTHS:
-                length[p * 2 + e] = min(max(lengths[row_of[p * 2 + e]], int64(0)), T)
+                length[p * 2 + e] = int32(
+                    min(max(lengths[row_of[p * 2 + e]], int64(0)), T)
+                )
             initial_states(p, e)
             if MASKED:
                 fetch_reset(p, e, 1)
@@ -90,9 +92,9 @@ def own_chunks():
         row = item // CTA_OCTETS % BATCH
         octet = item % CTA_OCTETS
         unit = rank * UNITS + octet * 8
-        x_left[i] = 0
+        x_left[i] = int32(0)
         if item < INPUTS * BATCH * CTA_OCTETS:
-            x_left[i] = D - unit
+            x_left[i] = int32(D - unit)
         at = min(row0 + row, B - 1) * x_strides[0] + input_gate * x_strides[2]
         at += head * x_strides[3] + min(unit, D - 1) * x_strides[4]
         x_from[i] = global_at(global_address(Wx), at * 2)
@@ -106,9 +108,9 @@ def own_chunks():
             row = item // CTA_OCTETS
             octet = item % CTA_OCTETS
             unit = rank * UNITS + octet * 8
-            out_left[k * OUT_CHUNKS + i] = 0
+            out_left[k * OUT_CHUNKS + i] = int32(0)
             if row < BATCH and row0 + row < B:
-                out_left[k * OUT_CHUNKS + i] = D - unit
+                out_left[k * OUT_CHUNKS + i] = int32(D - unit)
             at = (k * B + row0 + row) * T * H * D + head * D + unit
             out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * 2)
             if k == 0 and OUT_FIRST == 1:
@@ -148,7 +150,7 @@ def fetch_input(slot):
                     if u < x_left[i]:
                         at = global_at(x_from[i], u * x_strides[4] * 2)
                         pending[i * 8 + u] = ld_global_nc_u16(at)
-    fetched += 1
+    fetched = int32(fetched + 1)
     if fetched < T:
         for i in unroll(X_CHUNKS):
             x_from[i] = global_at(x_from[i], x_step)
@@ -181,9 +183,11 @@ def read_input(p):
 
 def fetch_reset(p, e, step):
     """restart = does the state become the initial one before this step?"""
-    restart[p * 2 + e] = 0
+    restart[p * 2 + e] = int32(0)
     if options & HAS_RESET and step < length[p * 2 + e]:
-        restart[p * 2 + e] = reset[row_of[p * 2 + e] * reset_strides[0] + (step) * reset_strides[1]]
+        restart[p * 2 + e] = int32(
+            reset[row_of[p * 2 + e] * reset_strides[0] + (step) * reset_strides[1]]
+        )
 
 
 def restart_states(p):
