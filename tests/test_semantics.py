@@ -136,3 +136,16 @@ def test_a_wide_clip_changes_nothing(name, backend):
     wide = call(problem, backend, recurrent_gradient_clip=1e6)[2](problem.dstates)
     for one, other in zip(plain, wide, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_a_sequence_may_be_continued_from_its_last_states(name, backend, dtype):
+    problem = random_problem(fr.get_cell(name), dtype, (B, T, H, D), seed=8)
+    whole, at = call(problem, backend)[0].astype(float), 3
+    first, last, _ = call(problem, backend, Wx=problem.inputs.Wx[:, :at])
+    second = call(problem, backend, Wx=problem.inputs.Wx[:, at:], states=last)[0]
+    joined = np.concatenate([first, second], axis=2).astype(float)
+    if backend != "reference" and len(problem.cell.states) == 1:
+        # s_0 is fed back as it is returned; other states, and the oracle's, are kept more exactly
+        np.testing.assert_array_equal(joined, whole)
+    assert relative_error(joined, whole) <= tolerance(dtype, T, D, B)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from .expression import (
     Expression,
@@ -11,7 +11,6 @@ from .expression import (
     constant,
     divide,
     is_constant,
-    make,
     multiply,
     negative,
     power,
@@ -146,18 +145,3 @@ def _sum(x: Expression, y: Expression) -> Expression:
         condition, a, b = x.arguments
         return select(condition, _sum(a, y.arguments[1]), _sum(b, y.arguments[2]))
     return add(x, y)
-
-
-def substitute(
-    outputs: Sequence[Expression], replacement: Mapping[Expression, Expression]
-) -> list[Expression]:
-    """The same expressions with some nodes replaced (used to freeze stop_gradient in checks)."""
-    new: dict[Expression, Expression] = {}
-    for node in topological(outputs):
-        if node in replacement:
-            new[node] = replacement[node]
-        elif node.arguments:
-            new[node] = make(node.operation, [new[a] for a in node.arguments], node.value)
-        else:
-            new[node] = node
-    return [new[output] for output in outputs]
