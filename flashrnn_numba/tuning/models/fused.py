@@ -19,6 +19,7 @@ from ..expressions import maximum
 from ..hardware import Device
 from ..problem import Problem
 
+PER_THREAD = 4  # units of a thread at most: each takes registers for its states
 THREADS = (32, 64, 128, 256, 512, 768, 1024)
 REGISTERS = {32: 255, 64: 255, 128: 255, 256: 240, 512: 128, 768: 80, 1024: 64}
 
@@ -39,23 +40,21 @@ def choose_tiling(
 
 
 def fits(cell: Cell, dtype: str, D: int, direction: Direction, device: Device) -> bool:
-    """Whether the smallest tiling keeps within the shared memory."""
-    least = Tiling(heads=1, rows=1, row_tile=1, unit_tile=1, split=1, threads=1024)
-    return layout(cell, dtype, D, direction, least).shared_bytes <= device.shared_per_block
+    """Whether the smallest tiling keeps within the shared memory and the threads of a block."""
+    threads = device.threads_per_block
+    least = Tiling(heads=1, rows=1, row_tile=1, unit_tile=1, split=1, threads=threads)
+    z = layout(cell, dtype, D, direction, least)
+    return z.shared_bytes <= device.shared_per_block and z.per_thread <= PER_THREAD
 
 
 def largest_head(cell: Cell, dtype: str, direction: Direction, device: Device) -> int:
     """The largest D that has a tiling."""
-    low, high = 0, 65536  # cells without a recurrent gate are held by the registers alone
+    low, high = 0, PER_THREAD * device.threads_per_block + 1
     while high - low > 1:
         middle = (low + high) // 2
-        possible = fits(cell, dtype, middle, direction, device) and _threads_suffice(middle)
+        possible = fits(cell, dtype, middle, direction, device)
         low, high = (middle, high) if possible else (low, middle)
     return low
-
-
-def _threads_suffice(D: int) -> bool:
-    return D <= 4 * 1024
 
 
 def model(
@@ -79,7 +78,7 @@ def model(
         s.shared_bytes <= device.shared_per_block, name="shared memory of a block", unit="bytes"
     )
     p.require(s.product_threads <= z.threads, name="threads of the product", unit="threads")
-    p.require(s.per_thread <= 4, name="units a thread", unit="units")
+    p.require(s.per_thread <= PER_THREAD, name="units a thread", unit="units")
     for threads, limit in REGISTERS.items():
         p.require(
             (z.threads != threads) | (registers(cell, dtype, direction, z, s) <= limit),

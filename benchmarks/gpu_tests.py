@@ -1,0 +1,90 @@
+"""The GPU suite and NVIDIA's compute-sanitizer, by one command, recorded as JSON.
+
+python -m benchmarks.gpu_tests          # writes benchmarks/results/gpu-tests-h200.json on an H200
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from . import record
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+PATHS = ["tests/gpu"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tools", nargs="*", default=TOOLS, help="of compute-sanitizer")
+    parser.add_argument("--tests", nargs="*", default=PATHS, help="what pytest runs")
+    parser.add_argument("--select", default="", help="pytest's -k")
+    parser.add_argument("--out", type=Path, help="where the result goes")
+    given = parser.parse_args()
+    name = device_name()
+    result = {**record.origin(), "device": name, **suite(given.tests, given.select)}
+    result["sanitizer"] = {tool: findings(tool) for tool in given.tools}
+    short = name.lower().removeprefix("nvidia ").replace(" ", "-")
+    record.write(given.out or ROOT / "benchmarks/results" / f"gpu-tests-{short}.json", result)
+    clean = all(n == 0 for n in result["sanitizer"].values())
+    return 0 if clean and result["passed"] and not result["failed"] else 1
+
+
+def device_name() -> str:
+    import cupy
+
+    return str(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode())
+
+
+def suite(paths: list[str], select: str) -> dict[str, Any]:
+    """passed, failed and skipped of pytest, and the names of what failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", *paths, f"--junitxml={report}"]
+        subprocess.run([*command, *(["-k", select] if select else [])], cwd=ROOT, check=False)
+        return counts(report.read_text())
+
+
+def counts(report: str) -> dict[str, Any]:
+    """What a JUnit report says."""
+    cases = list(ElementTree.fromstring(report).iter("testcase"))
+    failed = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]
+    skipped = [c for c in cases if c.find("skipped") is not None]
+    return {
+        "passed": len(cases) - len(failed) - len(skipped),
+        "failed": len(failed),
+        "skipped": len(skipped),
+        "failures": [f"{c.get('classname')}::{c.get('name')}" for c in failed],
+    }
+
+
+def findings(tool: str) -> int | str:
+    """How much compute-sanitizer finds in sanitized_cases.py, or why it could not say."""
+    if shutil.which("compute-sanitizer") is None:
+        return "compute-sanitizer is not on the PATH"
+    command = ["compute-sanitizer", "--tool", tool, sys.executable, "-m"]
+    done = subprocess.run(
+        [*command, "benchmarks.sanitized_cases"], cwd=ROOT, capture_output=True, text=True
+    )
+    found = count_findings(done.stdout + done.stderr)
+    if found is None or (found == 0 and done.returncode):
+        return f"exit status {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
+    return found
+
+
+def count_findings(output: str) -> int | None:
+    """From the summary line, which racecheck words in its own way."""
+    summary = re.search(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard", output)
+    return int(summary[1] or summary[2]) if summary else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

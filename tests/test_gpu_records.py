@@ -1,0 +1,43 @@
+"""The recorded GPU tests' script, and the generated page of limits."""
+
+from __future__ import annotations
+
+from benchmarks import gpu_tests, limits
+
+REPORT = """<testsuites><testsuite>
+<testcase classname="a" name="one"/><testcase classname="a" name="two"><skipped/></testcase>
+<testcase classname="a" name="three"><failure message="x"/></testcase>
+<testcase classname="b" name="four"><error/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_counts_of_a_report():
+    assert gpu_tests.counts(REPORT) == {
+        "passed": 1,
+        "failed": 2,
+        "skipped": 1,
+        "failures": ["a::three", "b::four"],
+    }
+
+
+def test_the_suite_is_collected_and_skipped_without_a_device():
+    result = gpu_tests.suite(["tests/gpu"], "largest_heads or drivers_errors")
+    assert result["failed"] == 0
+    assert result["passed"] + result["skipped"] == 2
+
+
+def test_findings_of_the_sanitizer():
+    assert gpu_tests.count_findings("...\n========= ERROR SUMMARY: 0 errors\n") == 0
+    assert gpu_tests.count_findings("========= ERROR SUMMARY: 12 errors") == 12
+    text = "========= RACECHECK SUMMARY: 3 hazards displayed (3 errors, 0 warnings)"
+    assert gpu_tests.count_findings(text) == 3
+    assert gpu_tests.count_findings("no such device") is None
+
+
+def test_a_tool_that_cannot_run_is_no_clean_result(monkeypatch):
+    monkeypatch.setattr(gpu_tests.shutil, "which", lambda name: None)
+    assert gpu_tests.findings("memcheck") == "compute-sanitizer is not on the PATH"
+
+
+def test_the_page_of_limits_is_up_to_date():
+    assert limits.PAGE.read_text() == limits.page(), "run: python -m benchmarks.limits"
