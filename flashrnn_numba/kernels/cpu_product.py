@@ -8,6 +8,8 @@ contiguous, and 4 rows by 4 steps of k make 16 multiply-adds for 8 loads and 4 s
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, types, uint64
 from numba.extending import intrinsic
@@ -21,7 +23,7 @@ _compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=Tr
 
 
 @intrinsic
-def _prefetch(typingctx, array, index):
+def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index], for reading; an address out of bounds is harmless."""
 
     def codegen(context, builder, signature, arguments):
@@ -60,7 +62,7 @@ def product(acc, acc_at, x, x_at, x_stride, panel, panel_at, K, columns, rows):
                 for ahead in range((row - first) // 4, 4, groups):
                     next_row = panel_at + (k + AHEAD + ahead) * W
                     for j in range(0, columns, line):
-                        _prefetch(panel, uint64(next_row + j))
+                        _prefetch(panel, uint64(next_row + j))  # type: ignore[call-arg]
                 a, stride = uint64(x_at + row * x_stride + k), uint64(x_stride)
                 b, c, d = a + stride, a + stride + stride, a + stride + stride + stride
                 a0, a1, a2, a3 = x[a], x[a + ONE], x[a + TWO], x[a + THREE]

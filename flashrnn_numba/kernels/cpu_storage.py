@@ -115,7 +115,7 @@ def _widen(x):
     return lambda x: x
 
 
-def store(array: Any, at: int, value: Any) -> None:
+def store(array: Any, at: Any, value: Any) -> None:
     """array[at] = value, rounded to the array's dtype."""
     raise NotImplementedError("compiled code only")
 

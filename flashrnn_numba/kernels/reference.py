@@ -8,6 +8,8 @@ Every other backend is held to this file by tests.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .interface import Gradients, Inputs, Task
@@ -27,14 +29,14 @@ def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple:
     for t in range(task.T):
         previous = np.where(reset[:, t], first, s)
         g = gates(task, Wx[:, t], R, b, previous[0])
-        s = np.where(alive[:, t], task.cell.forward(g, previous), s)
+        s = np.where(alive[:, t], task.cell.forward(list(g), list(previous)), s)
         states[:, :, t] = s
         kept.append((previous, g))
     dtype = inputs.Wx.dtype
     return states.astype(dtype), s[:, :, None].astype(dtype), kept if keep else None
 
 
-def backward(task: Task, inputs: Inputs, kept: list, dstates, dlast=None) -> Gradients:
+def backward(task: Task, inputs: Inputs, kept: list, dstates: Any, dlast: Any = None) -> Gradients:
     cell, dtype = task.cell, inputs.Wx.dtype
     Wx, R, b, first, reset, alive = prepare(task, inputs)
     shape = (len(first), task.B, task.T, task.H, task.D)
