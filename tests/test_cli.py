@@ -181,7 +181,7 @@ def test_own_cell_from_a_file(own, capsys):
 def test_report_cuts_and_names_what_was_not_learned():
     def run(cell, accuracy):
         learned = accuracy >= LEARNED
-        return Run(cell, 7, {"1-40": 1.0, "41-64": accuracy}, learned, True, 500, 1, 2.5, 0.25)
+        return Run(cell, 7, {"1-40": 1.0, "41-64": accuracy}, learned, True, 500, 1, 2.5, 0.25, 4.0)
 
     text = report([run("gru", 1.0), run("lstm", 0.9989), run("elman", 0.999)])
     assert [line.split()[3] for line in text.splitlines()[2:5]] == ["1.000", "0.998", "0.999"]

@@ -106,6 +106,7 @@ class Run:
     attempts: int
     training_seconds: float
     measuring_seconds: float
+    cpu_seconds: float  # of all threads, both parts: on a busy machine it tells more
 
 
 def report(runs: list[Run]) -> str:
@@ -173,7 +174,7 @@ def _run(
     arguments: argparse.Namespace,
     xp: Any,
 ) -> Run:
-    label = f"{cell.name} (seed {seed})"
+    label, cpu_start = f"{cell.name} (seed {seed})", time.process_time()
     with tqdm(total=settings.steps, desc=label, unit="step", disable=None) as bar:
         trained = train(cell, shape, settings, seed, arguments.backend, xp, _Bar(bar))
         bar.total = bar.n  # it stopped early: show a full bar
@@ -193,6 +194,7 @@ def _run(
         trained.attempts,
         round(trained.seconds, 2),
         round(time.perf_counter() - start, 2),
+        round(time.process_time() - cpu_start, 2),
     )
 
 

@@ -35,8 +35,8 @@ class Settings:
     look_every: int = 5  # steps; looking at a number makes the host wait for a GPU
     patience: int = 600  # steps at one length before a new initialisation
     settle: int = 400  # steps in which the learning rate falls to zero
-    margin: float = 5.0  # of the right answer's logit, at every prefix of every validation string
-    validation: int = 256  # strings, as long as the longest trained ones
+    margin: float = 6.0  # of the right answer's logit, at every prefix of every validation string
+    validation: int = 2048  # strings, as long as the longest trained ones
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "look_every", "settle", "validation"):
