@@ -34,7 +34,7 @@ class Tiling:
     cluster -- blocks that share a head; tile -- batch rows of a cluster: 1, 2, 4 or a multiple of 8.
     m_tiles -- 16 previous units each, of a warp; gate_parts, k_parts -- cuts of the sum over new
         units (by gates, and by units within a gate): so many warps share a sum.
-    registers -- fragments of R that a warp keeps in registers; the others stay in shared memory.
+    registers -- fragments of R that a warp may keep in registers; the others stay in shared memory.
     chains -- independent sums of a warp, at least: each accumulator gets its share. each -- neighbouring units of a thread in the
         pointwise part, 1 or 2. ahead -- steps that L2 is filled ahead, 0 for none.
     """
@@ -66,6 +66,7 @@ class Layout:
     part_gates: int  # gates of a warp
     fragments: int  # of R, of a warp
     registers: int  # of these in registers
+    scratch_rows: int  # rows of fragments that pass through shared memory at a time
     n_tiles: int
     columns: int  # batch columns with a place in an n tile's partial sums
     each: int
@@ -106,7 +107,8 @@ def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
     warps = m_groups * parts
     k_steps, part_gates = k_tiles // z.k_parts, recurrent // z.gate_parts
     fragments = z.m_tiles * part_gates * k_steps
-    registers = min(z.registers, fragments)
+    # whole rows of fragments (an m tile, a gate) are in registers or in shared memory
+    registers = min(z.registers, fragments) // k_steps * k_steps
     each = z.each
     if z.direct:
         each = 2 if z.tile >= 4 else 1
@@ -122,6 +124,9 @@ def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
     source_bytes = units * n_tiles * columns * 4
     sums_bytes = sources * source_bytes
     barriers_at = sums_at + (2 if z.cluster > 1 else 1) * sums_bytes
+    total = barriers_at + (16 if z.cluster > 1 else 0)
+    row_bytes = warps * k_steps * FRAGMENT_BYTES
+    scratch_rows = max(1, min(total // row_bytes, registers // k_steps))
     return Layout(
         units=units,
         m_groups=m_groups,
@@ -130,6 +135,7 @@ def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
         part_gates=part_gates,
         fragments=fragments,
         registers=registers,
+        scratch_rows=scratch_rows,
         n_tiles=n_tiles,
         columns=columns,
         each=each,
@@ -142,7 +148,7 @@ def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
         sums_at=sums_at,
         sums_bytes=sums_bytes,
         barriers_at=barriers_at,
-        shared_bytes=barriers_at + (16 if z.cluster > 1 else 0),
+        shared_bytes=max(total, row_bytes) if registers else total,
     )
 
 
@@ -206,8 +212,8 @@ globals().update(FUNCTIONS)
 FULL = 0xFFFFFFFF
 widen, narrow = ptx.{mma}_to_f32, ptx.f32_to_{mma}
 unpack, pack = ptx.{mma}x2_to_f32x2, ptx.f32x2_to_{mma}x2
-gather = {gather}
-stage = {stage}
+stage = ptx.stage_gathered(1, {row}, "{mma}")
+{reads}
 mma = ptx.warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{mma}", {pitch}, {chains})
 
 
@@ -221,6 +227,7 @@ def source(
     z = layout(len(cell.recurrent_gates), D, tiling)
     two = halves(cell)
     own = ("own_pairs", "own_accumulators", "own_sums", "open_exchange", "open_carry")
+    own += ("load_rows",)
     fetched = ("point_at_last_step", "fetch", "prefetch", "early")
     fetched += ("read_gate", "read_other", "read_s0", "read_initial")
     stored = ("pack_gates", "store_operand", "store_gates", "store_previous")
@@ -230,7 +237,7 @@ def source(
         for name in (*own, *fetched, *stored, *summed)
     }
     parts |= {"cell_early": two.early_call, "cell_late": two.late_call}
-    parts["fragment_rows"] = fragment_rows(z)
+    parts["load_fragments"] = load_fragments(z)
     wide = z.each == 2 and D % 2 == 0
     element = "uint32" if wide else "uint16"
     raw = {"float32": "float32", "uint16": element}
@@ -266,6 +273,8 @@ def source(
         "GATE_BYTES": 4 if gates == "float32" else 2,
         "OTHER_BYTES": 4 if others == "float32" else 2,
         "STAGED_AT": 0,
+        "SCRATCH_BYTES": z.scratch_rows * z.k_steps * FRAGMENT_BYTES,
+        "K_STEPS": z.k_steps,
         "TILE_AT": z.tile_at,
         "TILE_PITCH": z.tile_pitch,
         "TILE_BYTES": tiling.tile * z.tile_pitch,
@@ -287,15 +296,15 @@ def source(
 
 
 def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
-    rows = tiling.m_tiles * z.part_gates
-    tiles = f'{rows}, {z.k_steps}, "{mma}"'
-    staged = z.fragments > z.registers
+    rows, chunk = z.registers // z.k_steps, z.scratch_rows
+    sizes = {min(chunk, rows - first) for first in range(0, rows, chunk)}
+    reads = [f"read{n} = ptx.read_fragments({n * z.k_steps})" for n in sorted(sizes)]
     return HEADER.format(
         title=title,
         digest=_digest(),
         mma=mma,
-        gather=f"ptx.gather_fragments({tiles}, 0, {z.registers})" if z.registers else None,
-        stage=f"ptx.stage_gathered({tiles}, {z.registers})" if staged else None,
+        row=z.k_steps,
+        reads="\n".join(reads),
         m_tiles=tiling.m_tiles,
         n_tiles=z.n_tiles,
         k_steps=z.part_gates * z.k_steps,
@@ -305,16 +314,20 @@ def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
     )
 
 
-def fragment_rows(z: Layout) -> str:
-    """Where a warp's fragments begin, m tile by m tile and in these gate by gate."""
-    m_tiles = z.fragments // (z.part_gates * z.k_steps)
-    bases, rows = "", ""
-    for m in range(m_tiles):
-        for j in range(z.part_gates):
-            offset = f"2 * ({j} * r_strides[0] + {16 * m} * r_strides[3])"
-            bases += f"ptx.global_at(source, {offset}), "
-            rows += f"int32(8 * (old_unit + {16 * m} < D) + 8 * (old_unit + {16 * m + 1} < D)), "
-    return f"bases = ({bases})\nrows = ({rows})"
+def load_fragments(z: Layout) -> str:
+    """Lines that bring R in: through shared memory into registers, then what stays there."""
+    rows, chunk = z.registers // z.k_steps, z.scratch_rows
+    lines = []
+    for i, first in enumerate(range(0, rows, chunk)):
+        count = min(chunk, rows - first)
+        lines.append(f"load_rows({first}, {count}, scratch_at)")
+        lines.append(f"part{i} = read{count}(scratch_at)")
+    if rows:
+        lines.append("fragments = " + " + ".join(f"part{i}" for i in range(-(-rows // chunk))))
+        lines.append("cuda.syncthreads()")
+    if z.fragments > z.registers:
+        lines.append(f"load_rows({rows}, {z.fragments // z.k_steps - rows}, staged_at)")
+    return "\n".join(lines)
 
 
 @cache

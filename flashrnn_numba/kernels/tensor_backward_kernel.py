@@ -80,13 +80,9 @@ def tensor_backward(
             + old_unit * r_strides[3]
         ),
     )
+    scratch_at = ptx.shared_at(shared, warp * SCRATCH_BYTES + lane * 16)
     staged_at = ptx.shared_at(shared, STAGED_AT + warp * (STAGED * 512) + lane * 16)
-    left = D - new_unit
-    fragment_rows()
-    if REGISTERS > 0:
-        fragments = gather(bases, 2 * r_strides[3], 2 * r_strides[2], rows, left)
-    if STAGED > 0:
-        stage(bases, 2 * r_strides[3], 2 * r_strides[2], rows, left, staged_at)
+    load_fragments()
     b_at = ptx.shared_at(
         shared,
         TILE_AT

@@ -9,6 +9,24 @@ and written by one instruction, for which D must be even.
 from __future__ import annotations
 
 
+def load_rows(first, count, target) -> None:
+    """Rows of fragments (one m tile and gate each) from R to shared memory, in fragment order."""
+    for r in range(count):
+        m = int32((first + r) // PART_GATES)
+        j = int32((first + r) % PART_GATES)
+        base = ptx.global_at(source, 2 * (j * r_strides[0] + 16 * m * r_strides[3]))
+        unit = int32(old_unit + 16 * m)
+        inside = int32(8 * (unit < D) + 8 * (unit + 1 < D))
+        stage(
+            (base,),
+            2 * r_strides[3],
+            2 * r_strides[2],
+            (inside,),
+            D - new_unit,
+            ptx.shared_at(target, r * (K_STEPS * 512)),
+        )
+
+
 def own_pairs() -> None:
     """Which units and batch rows this thread owns for the whole sequence."""
     for p in unroll(PAIRS):
