@@ -117,7 +117,7 @@ def run_backward(
     elif dlast is not None:
         dinitial[:] = dlast
     return Gradients(
-        input_gradient(task, dgates),
+        input_gradient(on, task, dgates),
         recurrent_gradient(on, task, dgates, previous),
         bias_gradient(on, task, dgates),
         None if inputs.states is None else dinitial,

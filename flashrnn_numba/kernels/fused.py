@@ -190,7 +190,7 @@ def run_backward(
         ],
     )  # fmt: skip
     return Gradients(
-        input_gradient(task, dgates),
+        input_gradient(on, task, dgates),
         recurrent_gradient(on, task, dgates, previous),
         bias_gradient(on, task, dgates),
         None if inputs.states is None else dinitial,

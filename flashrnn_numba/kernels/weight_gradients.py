@@ -12,9 +12,9 @@ from .interface import Task
 from .machine import Machine
 
 
-def input_gradient(task: Task, dgates: Any) -> Any:
+def input_gradient(machine: Machine, task: Task, dgates: Any) -> Any:
     """dWx [B, T, Gx, H, D]: a view where the gates with input lie side by side."""
-    return take(dgates, task.cell.input_gates, 2)
+    return take(machine, dgates, task.cell.input_gates, 2)
 
 
 def recurrent_gradient(machine: Machine, task: Task, dgates: Any, previous: Any) -> Any:
@@ -48,16 +48,21 @@ def bias_gradient(machine: Machine, task: Task, dgates: Any) -> Any:
     total = arrays.empty((1, 1, G * H * D), dgates.dtype)
     ones = arrays.ones((1, 1, steps), dgates.dtype)
     machine.multiply(total, ones, dgates.reshape(1, steps, G * H * D))
-    return take(total.reshape(G, H, D), task.cell.bias_gates, 0)
+    return take(machine, total.reshape(G, H, D), task.cell.bias_gates, 0)
 
 
-def take(array: Any, indices: tuple[int, ...], axis: int) -> Any:
+def take(machine: Machine, array: Any, indices: tuple[int, ...], axis: int) -> Any:
     """array[..., indices, ...]; a view where the indices follow each other."""
+    before = (slice(None),) * axis
     if not indices or _contiguous(indices):
         start = indices[0] if indices else 0
-        part = slice(start, start + len(indices))
-        return array[(slice(None),) * axis + (part,)]
-    return array.take(list(indices), axis)
+        return array[(*before, slice(start, start + len(indices)))]
+    # one by one: an index array would be copied from the host, which a graph cannot capture
+    shape = (*array.shape[:axis], len(indices), *array.shape[axis + 1 :])
+    result = machine.arrays.empty(shape, array.dtype)
+    for place, index in enumerate(indices):
+        result[(*before, place)] = array[(*before, index)]
+    return result
 
 
 def _contiguous(indices: tuple[int, ...]) -> bool:

@@ -16,11 +16,15 @@ from flashrnn_numba.testing.tolerances import relative_error, tolerance
 CELLS = ("elman", "lstm", "gru", "slstm")
 
 
-@cell(gates={"a": "x", "b": "Rb", "c": "b"}, states=("h", "m"), initial={"m": 0.5, "h": 0.25})
+@cell(
+    gates={"a": "x", "b": "Rb", "c": "b", "e": "xR"},
+    states=("h", "m"),
+    initial={"m": 0.5, "h": 0.25},
+)
 def mixed(g, s):
-    """Every kind of gate, and initial values other than 0."""
+    """Every kind of gate, apart from each other, and initial values other than 0."""
     m = sigmoid(g.b) * s.m + g.a * g.c
-    return tanh(g.a + g.b * m), m
+    return tanh(g.a + g.b * m + g.e), m
 
 
 @cell(gates={"a": "xb"}, states=("h",))
@@ -73,6 +77,8 @@ def build(case: Case) -> tuple[Task, Inputs, Any, Any]:
         states[2] = np.abs(states[2]) + dtype.type(0.5)  # a normaliser is positive
     reset = random.random((B, T)) < 0.3 if case.reset else None
     lengths = random.integers(0, T + 1, B) if case.lengths else None
+    if lengths is not None and B:
+        lengths[0] = T  # one row is whole, so that something happens at every step
     dstates = normal(S, B, T, H, D) if case.dstates else None
     dlast = normal(S, B, 1, H, D) if case.dlast else None
     task = Task(c, B, T, H, D, case.dtype, "numpy", case.clip)
