@@ -19,8 +19,8 @@ class EmulatedMachine:
 
     arrays = np
 
-    def __init__(self, device: str = "H200", schedule: int | None = None) -> None:
-        self._device = Device.named(device)
+    def __init__(self, device: Device | str = "H200", schedule: int | None = None) -> None:
+        self._device = Device.named(device) if isinstance(device, str) else device
         self._schedule = schedule
         self.launched: list[Program] = []
 
@@ -58,8 +58,8 @@ class EmulatedMachine:
     def capturing(self) -> bool:
         return False
 
-    def stream(self) -> int:
-        return 0
+    def stream(self) -> tuple[int, int]:
+        return 0, 0
 
 
 class SimulatedMachine(EmulatedMachine):

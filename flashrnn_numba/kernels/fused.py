@@ -118,14 +118,16 @@ def grid_of(task: Task, tiling: Tiling, shared_bytes: int, device: Device) -> tu
 
 def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, Kept | None]:
     given = gpu.received(task, inputs)
-    states, last, kept = run_forward(machine.gpu(), task, given, keep)
+    with gpu.device_of(given.Wx):
+        states, last, kept = run_forward(machine.gpu(), task, given, keep)
     return (*gpu.returned(task, inputs, states, last), kept)
 
 
 def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = None) -> Gradients:
     given = gpu.received(task, inputs)
     dstates, dlast = gpu.received(task, Inputs(dstates, dlast, None))[:2]
-    gradients = run_backward(machine.gpu(), task, given, kept, dstates, dlast)
+    with gpu.device_of(given.Wx):
+        gradients = run_backward(machine.gpu(), task, given, kept, dstates, dlast)
     return gpu.returned_gradients(task, inputs, gradients)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +23,14 @@ def refuses_kind(task: Task) -> str | None:
     if find_spec("cupy") is None:
         return "it needs CuPy, which is not installed: pip install cupy-cuda13x (or cupy-cuda12x)"
     return None
+
+
+@contextmanager
+def device_of(array: Any) -> Iterator[None]:
+    """The array's device is the current one, for a while."""
+    device = getattr(array, "device", None)
+    with device if hasattr(device, "__enter__") else nullcontext():
+        yield
 
 
 def received(task: Task, inputs: Inputs) -> Inputs:

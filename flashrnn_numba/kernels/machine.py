@@ -35,8 +35,8 @@ class Machine(Protocol):
     def capturing(self) -> bool:
         """Whether the caller records a graph of its own."""
 
-    def stream(self) -> int:
-        """The current stream: what runs on another one is not ordered with it."""
+    def stream(self) -> tuple[int, int]:
+        """The current (device, stream): what runs on another one is not ordered with it."""
 
 
 class CupyMachine:
@@ -89,8 +89,9 @@ class CupyMachine:
     def capturing(self) -> bool:
         return bool(self.arrays.cuda.get_current_stream().is_capturing())
 
-    def stream(self) -> int:
-        return int(self.arrays.cuda.get_current_stream().ptr)
+    def stream(self) -> tuple[int, int]:
+        cuda = self.arrays.cuda
+        return cuda.Device().id, int(cuda.get_current_stream().ptr)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from gpu_support import Case, build, compare
@@ -22,10 +23,12 @@ def main() -> None:
     from flashrnn_numba.kernels import alternating, alternating_plan, fused
     from flashrnn_numba.kernels.emulated import SimulatedMachine
     from flashrnn_numba.kernels.fused_layout import Tiling
+    from flashrnn_numba.tuning import Device
 
     alternating_plan.THREADS = alternating.THREADS = 16
-    machine = SimulatedMachine()
     tiling = Tiling(heads=2, rows=2, row_tile=2, unit_tile=1, split=2, threads=32)
+    # room for one block: it gets all the rows
+    machine = SimulatedMachine(replace(Device.named("H200"), sms=1, threads_per_sm=32))
     for case in CASES:
         task, inputs, dstates, dlast = build(case)
         plans = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gpu_support import CELLS, Case, build, compare, mixed, no_recurrence
@@ -19,9 +21,15 @@ SMALL = Tiling(heads=1, rows=2, row_tile=1, unit_tile=1, split=1, threads=32)
 BLOCKED = Tiling(heads=2, rows=4, row_tile=2, unit_tile=2, split=2, threads=64)
 
 
+def crowded(tiling: Tiling, schedule: int | None = None) -> EmulatedMachine:
+    """A device with room for one block: blocks get as many rows as they can take."""
+    device = replace(Device.named("H200"), sms=1, threads_per_sm=tiling.threads)
+    return EmulatedMachine(device, schedule)
+
+
 def run(case: Case, tiling: Tiling, machine: EmulatedMachine | None = None):
     """All results of one call with this tiling; outputs poisoned before."""
-    machine = machine or EmulatedMachine()
+    machine = machine or crowded(tiling)
     task, inputs, dstates, dlast = build(case)
     plans = [
         fused.Plan(d, tiling, fused.program(task.cell, task.dtype, task.D, d, tiling))
@@ -101,6 +109,17 @@ def test_any_tiling_gives_the_same(tiling, extra, dtype, D, seed):
     compare(case, *run(case, Tiling(**tiling, threads=threads)))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_blocks_with_fewer_rows_than_they_could_take(rows):
+    """A launch chooses the rows of a block by the batch and the room on the device."""
+    case = Case("lstm", B=5, T=3, H=2, D=5)
+    room = {1: 5, 3: 2, 4: 1}[rows]
+    device = replace(Device.named("H200"), sms=room, threads_per_sm=BLOCKED.threads)
+    task, *_ = build(case)
+    assert fused.grid_of(task, BLOCKED, 4096, device) == (-(-5 // rows), 1, rows)
+    compare(case, *run(case, BLOCKED, EmulatedMachine(device)))
+
+
 def test_the_tuned_tiling_and_order_of_threads():
     case = Case("lstm", B=3, T=2, H=2, D=6)
     machine = EmulatedMachine(schedule=7)
@@ -112,7 +131,7 @@ def test_the_tuned_tiling_and_order_of_threads():
 
 def test_two_runs_are_bit_identical():
     case = Case("slstm", "bfloat16", B=2, T=3, H=1, D=5)
-    first, second = run(case, BLOCKED), run(case, BLOCKED, EmulatedMachine(schedule=3))
+    first, second = run(case, BLOCKED), run(case, BLOCKED, crowded(BLOCKED, schedule=3))
     for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
         assert a.tobytes() == b.tobytes()
 

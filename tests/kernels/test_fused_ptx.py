@@ -71,7 +71,7 @@ def test_shared_memory_is_what_the_model_counts(dtype, direction):
     program = full[direction].program
     smaller = replace(program, shared_bytes=program.shared_bytes - 8)
     less = replace(full[direction], program=smaller)
-    on = EmulatedMachine()
+    on = EmulatedMachine(replace(Device.named("H200"), sms=1, threads_per_sm=32))
     _, _, kept = fused.run_forward(on, task, inputs, True, full["forward"])
 
     def run(plan: fused.Plan) -> None:
