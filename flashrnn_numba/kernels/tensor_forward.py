@@ -70,12 +70,13 @@ def tensor_forward(
     unit_of = cuda.local.array(OWN, int32)
     place_of = cuda.local.array(OWN, uint32)
     out_of = cuda.local.array(OWN, uint32)
-    x_of = cuda.local.array(OWN * X_LOADS, uint32)
+    x_of = cuda.local.array(OWN * max(1, X_LOADS), uint32)
     length = cuda.local.array(OWN * 2, int32)
     restart = cuda.local.array(OWN * 2, int32)
     bias = cuda.local.array(OWN * max(1, BIASES), float32)
     current = cuda.local.array(OWN * 2 * STATES, float32)
-    x = cuda.local.array(OWN * X_LOADS * 8, float32)
+    x = cuda.local.array(OWN * max(1, X_LOADS) * 4, uint32)
+    out_words = cuda.local.array(STATES * OUT_CHUNKS * 4, uint32)
     sums = cuda.local.array(OWN * RECURRENT * 2, float32)
     gate = cuda.local.array(GATES, float32)
     state = cuda.local.array(STATES, float32)
@@ -107,20 +108,27 @@ def tensor_forward(
     partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
     for t in range(int32(T)):
         odd = uint32(t & 1)
+        load_early()
         await_exchange()
+        if SPLITS == 1:
+            read_input()
+            load_states(odd)
         multiply()
         combine_splits()
+        if SPLITS > 1:
+            read_input()
+            load_states(odd)
+            collect_sums()
         if t > 0:
             write_states(odd)
         fetch_input((t + AHEAD - 1) & (AHEAD - 1))
         for p in unroll(OWN):
             if EVEN or p * SPLITS + split < PAIRS:
-                read_input(p)
                 for e in unroll(2):
                     for j in unroll(GATES):
                         gate[j] = float32(0.0)
                         if FROM_X[j] >= 0:
-                            gate[j] = x[(p * X_LOADS * 4 + FROM_X[j]) * 2 + e]
+                            gate[j] = widen_two(x[p * X_LOADS * 4 + FROM_X[j]])[e]
                         if FROM_B[j] >= 0:
                             gate[j] += bias[p * BIASES + FROM_B[j]]
                         if FROM_R[j] >= 0:
@@ -172,6 +180,7 @@ def tensor_forward(
     if T > 0:
         if CLUSTER > 1:
             cuda.syncthreads()
+        load_states(uint32(T & 1))
         write_states(uint32(T & 1))
     write_last()
     if CLUSTER > 1:

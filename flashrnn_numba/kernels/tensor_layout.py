@@ -33,7 +33,8 @@ class Tiling:
     cluster -- CTAs that share a head; n_tiles -- batch rows of a cluster / 8; octets -- of a warp;
     splits -- warps that share a sum over k; registers -- fragments of R that a warp keeps in
     registers, the others are in shared memory; chains -- independent sums of each accumulator;
-    ahead -- steps for which there is room for inputs, a power of 2, at least 2.
+    ahead -- steps for which there is room for inputs, a power of 2, at least 2;
+    early -- fragments in shared memory that are loaded ahead of their use.
     """
 
     cluster: int
@@ -43,6 +44,7 @@ class Tiling:
     registers: int
     chains: int
     ahead: int = 4
+    early: int = 4
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Geometry:
     own_pairs: int  # of a warp
     in_registers: int  # fragments of a warp
     in_shared: int
+    early: int  # fragments loaded ahead of their use
     pitch: int  # from one batch row of s_0 to the next
     tile_pitch: int  # from one batch row to the next of other tiles: units of this CTA
     sums_at: int  # partial sums of split products
@@ -127,6 +130,7 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
         own_pairs=own,
         in_registers=in_registers,
         in_shared=in_shared,
+        early=min(z.early, in_shared),
         pitch=pitch,
         tile_pitch=tile_pitch,
         sums_at=sums_at,

@@ -10,11 +10,32 @@ from __future__ import annotations
 # before the first step --------------------------------------------------------------------------
 
 
-def fill_fragments(first, count, target):
-    """Fragments of R from global memory to `target`, this lane's place in shared memory."""
+def fill_fragments(streamed, first, count, target):
+    """Fragments of R from global memory to `target`, this lane's place in shared memory.
+
+    Numbered in the order of use (ptx.streamed_mma): in each k step the first RESIDENT m tiles (one
+    more in the first MORE steps) are in registers, the others are streamed.
+    """
     for f in range(count):
-        m = (first + f) // K_STEPS
-        k = (split * K_STEPS + (first + f) % K_STEPS) * 16 + 2 * quad
+        index = first + f
+        width = RESIDENT + 1
+        begin = int64(0)
+        if streamed:
+            width = max(1, M_TILES - RESIDENT - 1)
+            begin = int64(RESIDENT + 1)
+        long = MORE * (RESIDENT + 1)
+        if streamed:
+            long = MORE * (M_TILES - RESIDENT - 1)
+        k_index = index // width
+        m = begin + index % width
+        if index >= long:
+            if streamed:
+                k_index = MORE + (index - long) // max(1, M_TILES - RESIDENT)
+                m = RESIDENT + (index - long) % max(1, M_TILES - RESIDENT)
+            else:
+                k_index = MORE + (index - long) // max(1, RESIDENT)
+                m = (index - long) % max(1, RESIDENT)
+        k = (split * K_STEPS + k_index) * 16 + 2 * quad
         for half in unroll(2):
             octet_row = 2 * m + half
             unit = unit0 + octet_row // RECURRENT * 8 + group
@@ -169,16 +190,15 @@ def arrive_input():
                     st_shared_u16(shared_at(x_to[i], slot_at + 2 * u), pending[i * 8 + u])
 
 
-def read_input(p):
-    """x = the inputs of this step, in the accumulators' view."""
-    for i in unroll(X_LOADS):
-        matrices = ldmatrix_x4_trans(
-            shared_at(x_of[p * X_LOADS + i], (t & (AHEAD - 1)) * SLOT)
-        )
-        for m in unroll(4):
-            both = widen_two(matrices[m])
-            x[((p * X_LOADS + i) * 4 + m) * 2] = both[0]
-            x[((p * X_LOADS + i) * 4 + m) * 2 + 1] = both[1]
+def read_input():
+    """x = the inputs of this step as words of two batch rows, in the accumulators' view."""
+    for p in unroll(OWN):
+        for i in unroll(X_LOADS):
+            matrices = ldmatrix_x4_trans(
+                shared_at(x_of[p * X_LOADS + i], (t & (AHEAD - 1)) * SLOT)
+            )
+            for m in unroll(4):
+                x[(p * X_LOADS + i) * 4 + m] = matrices[m]
 
 
 def fetch_reset(p, e, step):
@@ -247,6 +267,10 @@ def combined_sums():
                     ),
                 )
     cuda.syncthreads()
+
+
+def collect_sums():
+    """The owner adds what it was handed."""
     for p in unroll(OWN):
         if EVEN or p * SPLITS + split < PAIRS:
             for s in unroll(SPLITS - 1):
@@ -279,18 +303,41 @@ def out_state(p, k, word):
     st_shared_u32(shared_at(out_of[p], at), word)
 
 
+def load_states(side):
+    """The states after the step before from their tiles into registers."""
+    if WIDE:
+        for k in unroll(STATES):
+            for i in unroll(OUT_CHUNKS):
+                if out_left[k * OUT_CHUNKS + i] > 0:
+                    if k == 0 and OUT_FIRST == 1:
+                        source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))
+                    else:
+                        source = shared_at(out_from[k * OUT_CHUNKS + i], (side) * uint32(OUT_TILE))
+                    words_read = ld_shared_v4_u32(source)
+                    for w in unroll(4):
+                        out_words[(k * OUT_CHUNKS + i) * 4 + w] = words_read[w]
+
+
 def write_states(side):
-    """The states after the step before, from their tiles to global memory."""
+    """The states after the step before to global memory."""
     for k in unroll(STATES):
         for i in unroll(OUT_CHUNKS):
             if out_left[k * OUT_CHUNKS + i] > 0:
-                if k == 0 and OUT_FIRST == 1:
-                    source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))
-                else:
-                    source = shared_at(out_from[k * OUT_CHUNKS + i], (side) * uint32(OUT_TILE))
                 if WIDE:
-                    st_global_v4_u32(out_to[k * OUT_CHUNKS + i], ld_shared_v4_u32(source))
+                    st_global_v4_u32(
+                        out_to[k * OUT_CHUNKS + i],
+                        (
+                            out_words[(k * OUT_CHUNKS + i) * 4],
+                            out_words[(k * OUT_CHUNKS + i) * 4 + 1],
+                            out_words[(k * OUT_CHUNKS + i) * 4 + 2],
+                            out_words[(k * OUT_CHUNKS + i) * 4 + 3],
+                        ),
+                    )
                 else:
+                    if k == 0 and OUT_FIRST == 1:
+                        source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))
+                    else:
+                        source = shared_at(out_from[k * OUT_CHUNKS + i], (side) * uint32(OUT_TILE))
                     for u in unroll(8):
                         if u < out_left[k * OUT_CHUNKS + i]:
                             st_global_u16(

@@ -26,7 +26,9 @@ globals().update(STORAGE["{dtype}"])
 globals().update(FAST["{dtype}"])
 pack_two = f32x2_to_{short}x2
 widen_two = {short}x2_to_f32x2
-product = warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{short}", {pitch}, {chains})
+product = streamed_mma(
+    {m_tiles}, {n_tiles}, {k_steps}, {registers}, {early}, "{short}", {pitch}, {chains}
+)
 {readers}
 
 
@@ -47,7 +49,7 @@ def source(
         name: Function("tensor_parts.py", name)
         for name in (
             "fill_fragments", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
-            "fetch_input", "arrive_input", "read_input", "fetch_reset", "restart_states",
+            "fetch_input", "arrive_input", "read_input", "load_states", "fetch_reset", "restart_states", "collect_sums",
             "out_states", "out_state", "write_states", "write_last", "keep_gates", "keep_exact",
         )
     }  # fmt: skip
@@ -58,7 +60,9 @@ def source(
         pieces[name] = Function("tensor_exchange.py", name) if clustered else ""
     pieces["publish"] = Function("tensor_exchange.py", "send" if clustered else "store")
     pieces["load_fragments"] = _load_fragments(z)
-    operands = "fragments, resident, " if z.in_registers else "resident, "
+    pieces["load_early"] = f"early = read_{z.early}(resident)" if z.early else ""
+    operands = ("fragments, " if z.in_registers else "") + ("early, " if z.early else "")
+    operands += "resident, "
     buffer = "shared_at(operand, odd * (BATCH * PITCH))"
     pieces["multiply"] = f"accumulators = product({operands}{buffer})"
     pieces["cell_forward"] = cell_text(cell, "forward")
@@ -67,7 +71,7 @@ def source(
 
 
 def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:
-    chunks = sorted(set(_chunks(z)))
+    chunks = sorted(set(_chunks(z)) | ({z.early} if z.early else set()))
     return _HEADER.format(
         title=f"Tensor-core forward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}",
         digest=digest_of(
@@ -80,6 +84,7 @@ def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:
         n_tiles=tiling.n_tiles,
         k_steps=z.k_steps,
         registers=z.in_registers,
+        early=z.early,
         pitch=z.pitch,
         chains=tiling.chains,
         readers="\n".join(f"read_{n} = read_fragments({n})" for n in chunks),
@@ -102,7 +107,7 @@ def _load_fragments(z: Geometry) -> str:
     ]
     first, names = 0, []
     for i, count in enumerate(_chunks(z)):
-        lines += [f"fill_fragments({first}, {count}, staging)"]
+        lines += [f"fill_fragments(0, {first}, {count}, staging)"]
         lines += [f"part_{i} = read_{count}(staging)"]
         names.append(f"part_{i}")
         first += count
@@ -110,7 +115,7 @@ def _load_fragments(z: Geometry) -> str:
         lines += [f"fragments = {' + '.join(names)}", "cuda.syncthreads()"]
     if z.in_shared:
         place = f"shared_at(base, FRAGMENTS_AT + warp * {z.in_shared * 512} + lane * 16)"
-        lines += [f"fill_fragments({first}, {z.in_shared}, {place})"]
+        lines += [f"fill_fragments(1, 0, {z.in_shared}, {place})"]
     return "\n".join(lines)
 
 
@@ -163,6 +168,9 @@ def _constants(
         "EARLY": int(tiling.cluster > 1 and tiling.splits == 1),
         "PARTS": parts(tiling),
         "K_STEPS": z.k_steps,
+        "M_TILES": z.m_tiles,
+        "RESIDENT": z.in_registers // z.k_steps,
+        "MORE": z.in_registers % z.k_steps,
         "IN_SHARED": z.in_shared,
         "PITCH": z.pitch,
         "TILE_PITCH": z.tile_pitch,

@@ -4,7 +4,7 @@ Each is a numba.cuda intrinsic with a plain-Python twin that the emulator runs (
 one is declared; `ptx.mma_bf16.block` is its description). Nothing here knows of any cell. One
 file an idea:
 memory (addresses, loads, stores, cp.async), barriers (mbarrier, clusters, bulk copies, grid),
-warp (ldmatrix, mma, shuffles), tiles and product (whole register tiles), convert (formats, fast
+warp (ldmatrix, mma, shuffles), tiles, product and stream (whole register tiles), convert (formats, fast
 functions), formats (the same in NumPy).
 """
 
@@ -154,6 +154,10 @@ from .memory import (
 )
 from .product import (
     warp_mma,
+)
+from .stream import (
+    resident_tiles,
+    streamed_mma,
 )
 from .tiles import (
     FRAGMENT_BYTES,
@@ -313,6 +317,7 @@ __all__ = [
     "rcp_approx_ftz",
     "read_fragments",
     "red_release_add",
+    "resident_tiles",
     "shared_address",
     "shared_at",
     "shfl_bfly",
@@ -356,6 +361,7 @@ __all__ = [
     "stage_fragments",
     "stage_gathered",
     "store_accumulators",
+    "streamed_mma",
     "sync_warp",
     "tanh_approx",
     "transpose_8x8",
