@@ -28,8 +28,10 @@ def refuses_kind(task: Task) -> str | None:
 @contextmanager
 def device_of(array: Any) -> Iterator[None]:
     """The array's device is the current one, for a while."""
-    device = getattr(array, "device", None)
-    with device if hasattr(device, "__enter__") else nullcontext():
+    device: Any = getattr(array, "device", None)
+    # NumPy's device is a name
+    context = device if hasattr(device, "__enter__") else nullcontext()
+    with context:
         yield
 
 
