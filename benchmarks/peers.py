@@ -1,0 +1,134 @@
+"""What a user would pick instead, on the same arrays: FlashRNN, cuDNN through torch.nn, a loop.
+
+A peer is made for one case and gives `forward()` and `both()` (forward + backward of h.sum()), and
+its h [B, T, H, D] for the check. Arrays come as torch tensors that share memory with CuPy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Runs(NamedTuple):
+    """forward() without gradients; both(): forward and backward of h.sum(); h(): to check."""
+
+    forward: Callable[[], Any]
+    both: Callable[[], Any]
+    h: Callable[[], Any] | None
+    includes_input_product: bool = False
+
+
+def flashrnn(backend: str) -> Callable[..., Runs]:
+    """FlashRNN's CUDA kernels: backend "cuda_fused" or "cuda"."""
+
+    def make(cell: str, Wx: Any, R: Any, b: Any) -> Runs:
+        import torch
+
+        call = _patched_flashrnn()
+        leaves = [a.clone().requires_grad_() for a in (Wx, R, b)]
+
+        def run() -> Any:
+            return call(*leaves, function=cell, backend=backend, dtype="bfloat16")[0][0]
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return run()
+
+        def both() -> Any:
+            return torch.autograd.grad(run().sum(), leaves)
+
+        return Runs(forward, both, forward)
+
+    return make
+
+
+def _patched_flashrnn() -> Any:
+    """FlashRNN with its device query replaced: as published it does not build on CUDA 13. It also
+    sleeps up to ten seconds before each build; that is left out."""
+    import time
+    import types
+
+    import flashrnn.flashrnn.cuda_init as cuda_init
+    import flashrnn.flashrnn.flashrnn as module
+    import torch
+
+    def device_limits(device_id: int) -> dict[str, int]:
+        p = torch.cuda.get_device_properties(device_id)
+        return {
+            "maxThreadsPerBlock": 1024,
+            "regsPerMultiprocessor": 65536,
+            "multiProcessorCount": p.multi_processor_count,
+            "sharedMemPerBlockOptin": p.shared_memory_per_block_optin,
+        }
+
+    module.get_gpu_info = device_limits
+    cuda_init.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    return module.flashrnn
+
+
+def cudnn(dtype: str) -> Callable[..., Runs]:
+    """torch.nn.LSTM or nn.GRU of one layer, with its input product, in float16 or bfloat16."""
+
+    def make(cell: str, Wx: Any, R: Any, b: Any) -> Runs:
+        import torch
+
+        B, T, _, H, D = Wx.shape
+        if H != 1 or cell not in ("lstm", "gru"):
+            raise NotImplementedError("cuDNN has one head, and LSTM and GRU")
+        kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
+        net = kind(D, D).to("cuda", getattr(torch, dtype))
+        net.flatten_parameters()
+        x = torch.randn(T, B, D, device="cuda", dtype=getattr(torch, dtype), requires_grad=True)
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return net(x)[0]
+
+        def both() -> Any:
+            return torch.autograd.grad(net(x)[0].sum(), [x, *net.parameters()])
+
+        return Runs(forward, both, None, includes_input_product=True)
+
+    return make
+
+
+def torch_loop(cell: str, Wx: Any, R: Any, b: Any) -> Runs:
+    """An LSTM as a loop over steps: one baddbmm a step over unbound inputs."""
+    import torch
+
+    if cell != "lstm":
+        raise NotImplementedError("the loop is written for LSTM")
+    B, T, _, H, D = Wx.shape
+    leaves = [a.clone().requires_grad_() for a in (Wx, R, b)]
+
+    def run() -> Any:
+        x, matrix, bias = leaves
+        m = matrix.permute(1, 3, 0, 2).reshape(H, D, 4 * D)
+        steps = (x + bias).permute(1, 3, 0, 2, 4).reshape(T, H, B, 4 * D).unbind(0)
+        h = c = torch.zeros(H, B, D, device="cuda", dtype=Wx.dtype)
+        out = []
+        for step in steps:
+            i, f, z, o = torch.baddbmm(step, h, m).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(z)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            out.append(h)
+        return torch.stack(out).permute(2, 0, 1, 3)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return run()
+
+    def both() -> Any:
+        return torch.autograd.grad(run().sum(), leaves)
+
+    return Runs(forward, both, forward)
+
+
+PEERS: dict[str, Callable[..., Runs]] = {
+    "flashrnn_fused": flashrnn("cuda_fused"),
+    "flashrnn_alternating": flashrnn("cuda"),
+    "cudnn_fp16": cudnn("float16"),
+    "cudnn_bf16": cudnn("bfloat16"),
+    "torch_loop": torch_loop,
+}

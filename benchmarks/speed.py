@@ -1,0 +1,151 @@
+"""Speed on a GPU beside FlashRNN, cuDNN and a PyTorch loop: python -m benchmarks.speed
+
+T = 1024, bfloat16, through the public calls; forward without gradients, and forward + backward of
+h.sum(). Every case is checked against a float64 oracle on the GPU first; a wrong result is not
+timed. Cases are prepared side by side (compilers take most of the time) and timed one after the
+other, all implementations of a case in turn. cuDNN's times include its input product.
+
+    python -m benchmarks.speed --json benchmarks/results/speed-h200.json
+    python -m benchmarks.speed --sweep             # more head dims, batches and lengths
+    python -m benchmarks.speed --plot docs/speed.svg --from benchmarks/results/speed-h200.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from .record import origin, write
+from .speed_case import Case, work
+
+FUSED, CUDNN = ("flashrnn_fused",), ("cudnn_fp16", "cudnn_bf16")
+TABLE = (
+    Case("lstm", 64, 12, 1, peers=FUSED),
+    Case("lstm", 64, 12, 16, peers=(*FUSED, "flashrnn_alternating", "torch_loop")),
+    Case("lstm", 64, 12, 128, peers=FUSED),
+    Case("lstm", 128, 6, 16, peers=FUSED),
+    Case("lstm", 256, 3, 16, peers=FUSED),
+    Case("lstm", 512, 1, 16, peers=CUDNN),
+    Case("lstm", 768, 1, 1, peers=(*FUSED, *CUDNN)),
+    Case("lstm", 768, 1, 16, peers=(*FUSED, *CUDNN, "flashrnn_alternating")),
+    Case("lstm", 768, 1, 128, peers=(*FUSED, *CUDNN)),
+    Case("lstm", 1024, 1, 16, peers=CUDNN),
+    Case("slstm", 64, 12, 16, peers=FUSED),
+    Case("slstm", 768, 1, 16, peers=FUSED),
+    Case("elman", 64, 12, 16, peers=FUSED),
+    Case("gru", 64, 12, 16, peers=("flashrnn_alternating",)),
+    Case("gru", 768, 1, 16, peers=CUDNN),
+    Case("lstm", 64, 12, 16, dtype="float32", backend="fused"),
+    Case("lstm", 64, 12, 16, backend="alternating", peers=("flashrnn_alternating",)),
+    Case("lstm", 768, 1, 16, backend="alternating", peers=("flashrnn_alternating",)),
+)
+SWEEP = (
+    *(Case("lstm", d, 768 // d, 16) for d in (16, 32, 64, 96, 128, 192, 256, 384, 768)),
+    *(Case("lstm", d, 1, 16) for d in (1024, 1536, 2048)),
+    *(Case("lstm", 64, 12, b) for b in (1, 4, 8, 32, 64, 128, 256)),
+    *(Case("lstm", 768, 1, b) for b in (1, 8, 32, 64, 128, 256)),
+    *(Case("lstm", 64, 12, 16, steps=t) for t in (256, 512, 2048, 4096)),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sweep", action="store_true", help="the sweep in place of the table")
+    parser.add_argument("--peers", default="all", help="names to keep, with commas; none; or all")
+    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--workers", type=int, default=8, help="cases prepared at once")
+    parser.add_argument("--json", type=Path, help="record the rows there")
+    parser.add_argument("--plot", type=Path, help="draw the ratios to FILE.svg or FILE.png")
+    parser.add_argument("--from", dest="source", type=Path, help="do not run; take these rows")
+    arguments = parser.parse_args()
+    if arguments.source:
+        result = json.loads(arguments.source.read_text())
+        notes: list[str] = []
+    else:
+        cases = [_with_peers(c, arguments.peers) for c in (SWEEP if arguments.sweep else TABLE)]
+        cases = [c for c in cases if arguments.only in c.name]
+        rows, notes = measure(cases, arguments.rounds, arguments.workers)
+        result = {**origin(), "device": _device(), "rows": rows, "notes": notes}
+    print_table(result["rows"])
+    print(*notes, sep="\n")
+    if arguments.json:
+        write(arguments.json, result)
+    if arguments.plot:
+        from .speed_plot import plot
+
+        plot(result, arguments.plot)
+        print(f"drawn in {arguments.plot}")
+    return 1 if any("nothing is timed" in note for note in notes) else 0
+
+
+def _with_peers(case: Case, names: str) -> Case:
+    if names == "all":
+        return case
+    keep = tuple(p for p in case.peers if p in names.split(","))
+    return Case(**{**vars(case), "peers": keep})
+
+
+def _device() -> str:
+    import cupy
+
+    return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+
+
+def measure(cases: list[Case], rounds: int, workers: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of all cases, in their order, and notes on what was not timed."""
+    context = multiprocessing.get_context("spawn")
+    found: dict[int, tuple[list[dict[str, Any]], list[str]]] = {}
+    with context.Manager() as manager:
+        turn = manager.Lock()
+        # a process a case: FlashRNN keeps one build of a name in a process
+        with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
+            futures = {pool.submit(work, c, turn, rounds): i for i, c in enumerate(cases)}
+            for future in as_completed(futures):
+                i = futures[future]
+                try:
+                    found[i] = future.result()
+                except Exception as problem:
+                    found[i] = [], [f"{cases[i].name}: {problem!r}"[:300]]
+                done = "timed" if found[i][0] else "not timed"
+                print(f"{cases[i].name}: {done}", flush=True)
+    ordered = [found[i] for i in range(len(cases))]
+    return [row for rows, _ in ordered for row in rows], [n for _, notes in ordered for n in notes]
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """A line for each case and direction: milliseconds (low to high), ratios to ours last."""
+    groups: dict[tuple, dict[str, dict[str, Any]]] = {}
+    backend = None
+    for row in rows:
+        backend = row["backend"] or backend  # ours comes first
+        keys = ("cell", "head_dim", "heads", "batch", "steps", "dtype", "direction")
+        key = (*(row[k] for k in keys), backend)
+        groups.setdefault(key, {})[row["implementation"]] = row
+    for (cell, D, H, B, T, dtype, direction, backend), found in groups.items():
+        ours = found["ours"]
+        times = [
+            f"{n} {r['milliseconds']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
+            for n, r in found.items()
+        ]
+        ratios = [
+            f"{n} / ours {r['milliseconds'] / ours['milliseconds']:.2f}"
+            for n, r in found.items()
+            if n != "ours"
+        ]
+        shape = f"{cell:5} {D:4} x {H:<2} B {B:<3} T {T} {dtype} {backend:11} {direction:16}"
+        print(
+            shape, "  ".join(times), " | ", "  ".join(ratios), f"error {ours['relative_error']:.1e}"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
