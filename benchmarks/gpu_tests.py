@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -28,10 +29,15 @@ def main() -> int:
     parser.add_argument("--tests", nargs="*", default=PATHS, help="what pytest runs")
     parser.add_argument("--select", default="", help="pytest's -k")
     parser.add_argument("--out", type=Path, help="where the result goes")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes of pytest (needs pytest-xdist)"
+    )
     given = parser.parse_args()
     name = device_name()
-    result = {**record.origin(), "device": name, **suite(given.tests, given.select)}
-    result["sanitizer"] = {tool: findings(tool) for tool in given.tools}
+    outcome = suite(given.tests, given.select, given.workers)
+    result = {**record.origin(), "device": name, **outcome}
+    with ThreadPoolExecutor() as pool:
+        result["sanitizer"] = dict(zip(given.tools, pool.map(findings, given.tools), strict=True))
     short = name.lower().removeprefix("nvidia ").replace(" ", "-")
     record.write(given.out or ROOT / "benchmarks/results" / f"gpu-tests-{short}.json", result)
     clean = all(n == 0 for n in result["sanitizer"].values())
@@ -44,12 +50,14 @@ def device_name() -> str:
     return str(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode())
 
 
-def suite(paths: list[str], select: str) -> dict[str, Any]:
+def suite(paths: list[str], select: str, workers: int = 0) -> dict[str, Any]:
     """passed, failed and skipped of pytest, and the names of what failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", *paths, f"--junitxml={report}"]
-        subprocess.run([*command, *(["-k", select] if select else [])], cwd=ROOT, check=False)
+        command += ["-k", select] if select else []
+        command += ["-n", str(workers)] if workers else []
+        subprocess.run(command, cwd=ROOT, check=False)
         return counts(report.read_text())
 
 
