@@ -23,6 +23,7 @@ from .tensor_backward_cell import halves
 TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
+D_WORDS = 128  # beside OPTIONS: dstates can be read two neighbouring units at a time
 TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
 _FOLDER = Path(__file__).parent
 
@@ -36,7 +37,7 @@ class Tiling:
         units (by gates, and by units within a gate): so many warps share a sum.
     registers -- fragments of R that a warp may keep in registers; the others stay in shared memory.
     chains -- independent sums of a warp, at least: each accumulator gets its share. each -- neighbouring units of a thread in the
-        pointwise part, 1 or 2. ahead -- steps that L2 is filled ahead, 0 for none.
+        pointwise part, 1 or 2. ahead -- steps that inputs are fetched ahead, a power of 2 from 2 on.
     """
 
     cluster: int
@@ -47,7 +48,7 @@ class Tiling:
     registers: int = 255
     chains: int = 4
     each: int = 2
-    ahead: int = 8
+    ahead: int = 4
 
     @property
     def direct(self) -> bool:
@@ -79,6 +80,8 @@ class Layout:
     sums_at: int
     sums_bytes: int
     barriers_at: int
+    ring_at: int
+    ring: "Ring"
     shared_bytes: int
 
     @property
@@ -86,9 +89,42 @@ class Layout:
         return self.warps * WARP
 
 
-def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
+@dataclass(frozen=True)
+class Ring:
+    """The inputs of coming steps in shared memory: places in bytes, from a pair's first."""
+
+    gate_bytes: int  # of one pre-activation
+    other_bytes: int  # of one state but s_0
+    gate_slot: int  # of a pair's pre-activations of one gate, of one thread
+    other_slot: int
+    other_at: int
+    s0_at: int
+    d_at: int
+    pair_bytes: int
+    stage_bytes: int  # of one step
+
+
+def ring(cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str) -> Ring:
+    gate_bytes, other_bytes = (4 if kind == "float32" else 2 for kind in (gates, others))
+    # two numbers of 16 bits share a word
+    gate_slot, other_slot = (4 * each if n == 4 else 4 for n in (gate_bytes, other_bytes))
+    states = len(cell.states)
+    other_at = len(cell.gates) * gate_slot * threads
+    s0_at = other_at + (states - 1) * other_slot * threads
+    d_at = s0_at + 4 * threads
+    pair_bytes = d_at + states * 4 * threads
+    places = (gate_slot, other_slot, other_at, s0_at, d_at, pair_bytes, pairs * pair_bytes)
+    return Ring(gate_bytes, other_bytes, *places)
+
+
+@cache
+def layout(
+    cell: Cell, D: int, tiling: Tiling, gates: str = "float32", others: str = "float32"
+) -> Layout:
     """ValueError for a tiling that does not fit the head."""
-    z = tiling
+    z, recurrent = tiling, len(cell.recurrent_gates)
+    if z.ahead < 2 or z.ahead & (z.ahead - 1):
+        raise ValueError(f"ahead is {z.ahead}, expected a power of 2 from 2 on")
     units = 16 * -(-D // (16 * z.cluster))
     k_tiles, m_total = units // 16, units * z.cluster // 16
     if not recurrent:
@@ -124,7 +160,9 @@ def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
     source_bytes = units * n_tiles * columns * 4
     sums_bytes = sources * source_bytes
     barriers_at = sums_at + (2 if z.cluster > 1 else 1) * sums_bytes
-    total = barriers_at + (16 if z.cluster > 1 else 0)
+    ring_at = barriers_at + (16 if z.cluster > 1 else 0)
+    inputs = ring(cell, each, pairs, warps * WARP, gates, others)
+    total = ring_at + z.ahead * inputs.stage_bytes
     row_bytes = warps * k_steps * FRAGMENT_BYTES
     scratch_rows = max(1, min(total // row_bytes, registers // k_steps))
     return Layout(
@@ -148,6 +186,8 @@ def layout(recurrent: int, D: int, tiling: Tiling) -> Layout:
         sums_at=sums_at,
         sums_bytes=sums_bytes,
         barriers_at=barriers_at,
+        ring_at=ring_at,
+        ring=inputs,
         shared_bytes=max(total, row_bytes) if registers else total,
     )
 
@@ -182,13 +222,13 @@ def backward_program(
     """gates, others -- how the forward kept pre-activations and the states but s_0: in float32, or
     in the arrays' dtype. resets -- whether `reset` is given."""
     formats = {"float32": "float32", dtype: "uint16"}
-    z = layout(len(cell.recurrent_gates), D, tiling)
+    z = layout(cell, D, tiling, gates, others)
     arguments = tuple(
         text.format(kept=formats[others], gates=formats[gates]) for _, text in ARGUMENTS
     )
     return Program(
         name="tensor_backward",
-        text=source(cell, dtype, D, tiling, formats[gates], formats[others], resets),
+        text=source(cell, dtype, D, tiling, gates, others, resets),
         arguments=arguments,
         threads=z.threads,
         shared_bytes=z.shared_bytes,
@@ -205,16 +245,23 @@ import math
 from numba import cuda, float32, int32, int64, uint16, uint32, uint64
 
 from flashrnn_numba.kernels import ptx
-from flashrnn_numba.kernels.ptx.memory import global_index
 from flashrnn_numba.kernels.tensor_backward_math import FUNCTIONS
 
 globals().update(FUNCTIONS)
 FULL = 0xFFFFFFFF
+QUADS = {quads}
 widen, narrow = ptx.{mma}_to_f32, ptx.f32_to_{mma}
 unpack, pack = ptx.{mma}x2_to_f32x2, ptx.f32x2_to_{mma}x2
 stage = ptx.stage_gathered(1, {row}, "{mma}")
 {reads}
 mma = ptx.warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{mma}", {pitch}, {chains})
+
+
+@cuda.jit(device=True)
+def swizzle(octet_row):
+    """Which quads of a row octet change places, so that partial sums are read without bank
+    conflicts."""
+    return int32((octet_row * QUADS >> 3) & (QUADS - 1))
 
 
 '''
@@ -224,12 +271,12 @@ def source(
     cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: str, resets: bool
 ) -> str:
     """The module's text: one function, `tensor_backward`."""
-    z = layout(len(cell.recurrent_gates), D, tiling)
+    z = layout(cell, D, tiling, gates, others)
     two = halves(cell)
     own = ("own_pairs", "own_accumulators", "own_sums", "open_exchange", "open_carry")
     own += ("load_rows",)
-    fetched = ("point_at_last_step", "fetch", "prefetch", "early")
-    fetched += ("read_gate", "read_other", "read_s0", "read_initial")
+    fetched = ("point_at_last_step", "fetch", "copy_number", "store_half", "start_numbers")
+    fetched += ("start_value", "ask_reset", "early", "read_number")
     stored = ("pack_gates", "store_operand", "store_gates", "store_previous")
     summed = ("product", "bring_home", "take_accumulators", "send_sums", "store_sums", "add_sums")
     parts: dict[str, Part] = {
@@ -239,8 +286,7 @@ def source(
     parts |= {"cell_early": two.early_call, "cell_late": two.late_call}
     parts["load_fragments"] = load_fragments(z)
     wide = z.each == 2 and D % 2 == 0
-    element = "uint32" if wide else "uint16"
-    raw = {"float32": "float32", "uint16": element}
+    inputs = z.ring
     values = OPTIONS | {
         "D": D,
         "GATES": len(cell.gates),
@@ -270,8 +316,18 @@ def source(
         "PAIRS_TOTAL": z.pairs_total,
         "THREADS": z.threads,
         "KEPT": two.count,
-        "GATE_BYTES": 4 if gates == "float32" else 2,
-        "OTHER_BYTES": 4 if others == "float32" else 2,
+        "GATE_BYTES": inputs.gate_bytes,
+        "OTHER_BYTES": inputs.other_bytes,
+        "GATE_SLOT": inputs.gate_slot,
+        "OTHER_SLOT": inputs.other_slot,
+        "OTHER_AT": inputs.other_at,
+        "S0_AT": inputs.s0_at,
+        "D_AT": inputs.d_at,
+        "WORD_BYTES": 4 * z.threads,
+        "PAIR_BYTES": inputs.pair_bytes,
+        "STAGE_BYTES": inputs.stage_bytes,
+        "RING_AT": z.ring_at,
+        "D_WORDS": D_WORDS,
         "STAGED_AT": 0,
         "SCRATCH_BYTES": z.scratch_rows * z.k_steps * FRAGMENT_BYTES,
         "K_STEPS": z.k_steps,
@@ -287,10 +343,8 @@ def source(
         "RESETS": resets,
         "INFINITY": float("inf"),
     }
-    names = {"GATE_RAW": raw[gates], "OTHER_RAW": raw[others], "ELEMENT_RAW": element}
     text = specialise(Function("tensor_backward_kernel.py", "tensor_backward"), values, parts)
-    for name, kind in names.items():
-        text = text.replace(name, kind)
+    text = text.replace("ELEMENT", "uint32" if wide else "uint16")
     title = f"Tensor-core backward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}"
     return _header(title, TYPES[dtype], z, tiling) + two.functions + text
 
@@ -303,6 +357,7 @@ def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
         title=title,
         digest=_digest(),
         mma=mma,
+        quads=z.columns // 2,
         row=z.k_steps,
         reads="\n".join(reads),
         m_tiles=tiling.m_tiles,

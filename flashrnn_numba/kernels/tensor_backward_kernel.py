@@ -7,8 +7,9 @@ all their gates. One step:
   (*items*: a unit and a batch row). Gate gradients go to shared memory as the 16-bit B operand.
 - barrier; product: sums[u, row] = sum over own gates and units v of R[gate, v, u] dgate[v, row], for
   all previous units u of the head. R^T is the resident A operand.
-- early: all of the previous step that needs no cotangent, while tensor cores work; then the loads
-  of the step before that.
+- early: all of the step before that needs no cotangent, while tensor cores work. Its inputs were
+  asked for AHEAD steps ago: each thread copies what it will need into its own words of a ring in
+  shared memory (cp.async), so that no register waits for memory.
 - the sums come home: in the accumulators where a warp has the whole sum of its own items, through
   shared memory where warps share a sum, and through the cluster (each block adds up what all
   blocks send it of its own units, in the order of their ranks) where a head has several blocks.
@@ -100,12 +101,9 @@ def tensor_backward(
     stored = cuda.local.array(ITEMS, int32)  # the item is part of the problem
     length = cuda.local.array(ITEMS, int32)
     beside = cuda.local.array(ITEMS, int32)  # elements from the pair's first unit
+    shift = cuda.local.array(PAIRS, int32)  # of a 16-bit number in its word
     own_pairs()
 
-    raw_gate = cuda.local.array(ITEMS * GATES, GATE_RAW)  # as fetched
-    raw_s0 = cuda.local.array(ITEMS, ELEMENT_RAW)
-    raw_other = cuda.local.array(ITEMS * STATES, OTHER_RAW)
-    raw_d = cuda.local.array(ITEMS * STATES, uint16)
     restart = cuda.local.array(PAIRS, int32)  # of the step that was fetched
     coming = cuda.local.array(PAIRS, int32)  # of the coming step
     restarted = cuda.local.array(PAIRS, int32)  # of this step
@@ -113,11 +111,14 @@ def tensor_backward(
     given = cuda.local.array(ITEMS * STATES, float32)  # gradients from outside
     carry = cuda.local.array(ITEMS * STATES, float32)
     to_initial = cuda.local.array(ITEMS * STATES, float32)
-    bits = cuda.local.array(ITEMS * GATES, ELEMENT_RAW)
+    bits = cuda.local.array(ITEMS * GATES, ELEMENT)
+    before = cuda.local.array(ITEMS, float32)
+    start = cuda.local.array(ITEMS * STATES, float32)  # initial states, where there are resets
     wide = cuda.local.array(ITEMS * GATES, float32)
     sums = cuda.local.array(ITEMS, float32)
-    gate = cuda.local.array(GATES, float32)
-    state = cuda.local.array(STATES, float32)
+    number = cuda.local.array(EACH, float32)
+    gate = cuda.local.array(EACH * GATES, float32)
+    state = cuda.local.array(EACH * STATES, float32)
     cotangent = cuda.local.array(STATES, float32)
     dgate = cuda.local.array(GATES, float32)
     dstate = cuda.local.array(STATES, float32)
@@ -130,12 +131,16 @@ def tensor_backward(
     point_at_last_step()
     open_carry()
     open_exchange()
+    for s in range(AHEAD):
+        if T > s:
+            fetch(T - 1 - s)
+        ptx.cp_async_commit()
     if T > 0:
-        fetch(T - 1)
-        early()
+        ptx.cp_async_wait_group(AHEAD - 1)
+        ask_reset(T - 1)
+        early(T - 1)
         store_previous()
-        if T > 1:
-            fetch(T - 2)
+        ask_reset(T - 2)
 
     for n in range(T):
         t = T - 1 - n
@@ -154,11 +159,14 @@ def tensor_backward(
         cuda.syncthreads()
         product()
         store_gates()
-        early()
+        ptx.cp_async_wait_group(AHEAD - 2)
+        early(t - 1)
         if t >= 1:
             store_previous()
-        if t >= 2:
-            fetch(t - 2)
+        ask_reset(t - 2)
+        if t >= AHEAD:
+            fetch(t - AHEAD)
+        ptx.cp_async_commit()
         bring_home()
         for i in unroll(ITEMS):
             total = carry[i * STATES] + sums[i]

@@ -39,6 +39,7 @@ def own_pairs() -> None:
         active[p] = 1 if exists else 0
         line[p] = min(row, B - 1) - row0
         unit_of[p] = min(unit, D - EACH) if WIDE else min(unit, D - 1)
+        shift[p] = (unit_of[p] & 1) * 16 if EACH == 1 and D % 2 == 0 else 0
         local = unit - rank * UNITS
         place = local // K_UNITS * (RECURRENT * K_UNITS) + local % K_UNITS
         slot[p] = ptx.shared_at(shared, TILE_AT + column * TILE_PITCH + 2 * place)
@@ -71,18 +72,20 @@ def own_accumulators(p) -> None:
 
 
 def own_sums(p) -> None:
-    """Pair p of the block's units and rows, in the order of the partial sums: word by word."""
+    """Pair p of the block's units and rows, and its place in the partial sums."""
     index = int32(tid + p * THREADS)
     exists = index < PAIRS_TOTAL
     index = int32(min(index, PAIRS_TOTAL - 1))
-    sum_at[p] = ptx.shared_at(shared, SUMS_AT + index * (4 * EACH))
-    word = int32(index % (2 // EACH))
-    chunk = int32(index // (2 // EACH))
-    column = int32(chunk % COLUMNS)
-    octet = int32(chunk // COLUMNS)
-    tile_index = int32(octet // 8)
+    # neighbouring lanes have neighbouring units: whole lines of global memory
+    inner = int32(index % (16 // EACH))
+    column = int32(index // (16 // EACH) % COLUMNS)
+    tile_index = int32(index // (16 // EACH * COLUMNS))
+    octet_row = int32(inner // (2 // EACH))
+    place = int32((tile_index * 8 + octet_row) * QUADS + (column // 2 ^ swizzle(octet_row)))
+    place = int32(place * 16 + column % 2 * 8 + inner % (2 // EACH) * 4)
+    sum_at[p] = ptx.shared_at(shared, SUMS_AT + place)
+    unit = int32(rank * UNITS + tile_index // N_TILES * 16 + inner * EACH)
     column = int32(column + tile_index % N_TILES * 8)
-    unit = int32(rank * UNITS + tile_index // N_TILES * 16 + octet % 8 * 2 + word)
     exists = exists and column < TILE
     column = int32(min(column, TILE - 1))
 
@@ -119,45 +122,81 @@ def open_carry() -> None:
             carry[i * STATES + k] = real(0.0)
             to_initial[i * STATES + k] = real(0.0)
             given[i * STATES + k] = real(0.0)
-            raw_d[i * STATES + k] = uint16(0)
             if options & HAS_DLAST:
                 at = k * dlast_strides[0] + (row0 + line[i // EACH]) * dlast_strides[1]
                 at += head * dlast_strides[3]
                 at += (unit_of[i // EACH] + beside[i]) * dlast_strides[4]
                 carry[i * STATES + k] = widen(dlast[at])
+            if RESETS:
+                start_value(i, k)
+                start[i * STATES + k] = value
     for p in unroll(PAIRS):
         restart[p] = 0
         coming[p] = 0
+    # this thread's words of the ring: for values of 4 and of 8 bytes
+    ring4 = ptx.shared_at(shared, RING_AT + tid * 4)
+    ring8 = ptx.shared_at(shared, RING_AT + tid * 8)
+    # where no gradient of the states comes in, its words stay 0
+    for s in range(AHEAD):
+        for p in unroll(PAIRS):
+            for k in unroll(STATES):
+                ptx.st_shared_u32(
+                    ptx.shared_at(ring4, s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * WORD_BYTES),
+                    uint32(0),
+                )
+
+
+def start_value(i, k) -> None:
+    """value = initial state k of item i."""
+    value = float32(real(INITIAL[k]))
+    if options & HAS_STATES:
+        at = k * initial_strides[0] + (row0 + line[i // EACH]) * initial_strides[1]
+        at += head * initial_strides[3]
+        at += (unit_of[i // EACH] + beside[i]) * initial_strides[4]
+        value = float32(widen(initial[at]))
+    elif k == 0:
+        # s_0 feeds R and has the dtype of the arrays
+        value = float32(widen(narrow(value)))
 
 
 def fetch(step) -> None:
-    """Ask for what the early half of a step needs; the addresses then are those of the step
-    before."""
+    """Copy what the early half of a step needs into the ring; the shared addresses then are those
+    of the step before."""
+    stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
         for j in unroll(GATES):
-            read_gate(p, j, int32(gate_index[p] + j * gate_pitch))
+            copy_number(
+                GATE_BYTES,
+                gates_in,
+                int32(gate_index[p] + j * gate_pitch),
+                p * PAIR_BYTES + j * GATE_SLOT * THREADS,
+            )
     if (step) > 0:
         for p in unroll(PAIRS):
-            read_s0(p)
+            copy_number(2, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
             for k in unroll(STATES - 1):
-                read_other(p, k + 1)
+                copy_number(
+                    OTHER_BYTES,
+                    others_in[k + 1],
+                    state_index[p],
+                    p * PAIR_BYTES + OTHER_AT + k * OTHER_SLOT * THREADS,
+                )
     else:
         for p in unroll(PAIRS):
-            read_initial(p)
-    if RESETS:
-        for p in unroll(PAIRS):
-            at = (row0 + line[p]) * reset_strides[0] + (step) * reset_strides[1]
-            restart[p] = reset[at] if (step) < length[p * EACH] else 0
-            if restart[p] != 0:
-                read_initial(p)
+            start_numbers(p)
     if options & HAS_DSTATES:
-        for i in unroll(ITEMS):
+        for p in unroll(PAIRS):
             for k in unroll(STATES):
-                at = int32(d_index[i // EACH] + beside[i] * int32(d_strides[4]))
-                raw_d[i * STATES + k] = ptx.ld_global_nc_u16(global_index(d_in[k], at, 2))
-    if AHEAD > 0:
-        if (step) > AHEAD:
-            prefetch()
+                if options & D_WORDS:
+                    copy_number(2, d_in[k], d_index[p], p * PAIR_BYTES + D_AT + k * WORD_BYTES)
+                else:
+                    for e in unroll(EACH):
+                        at = int32(d_index[p] + beside[p * EACH + e] * int32(d_strides[4]))
+                        store_half(
+                            p * PAIR_BYTES + D_AT + k * WORD_BYTES,
+                            e,
+                            ptx.ld_global_nc_u16(ptx.global_index(d_in[k], at, 2)),
+                        )
     gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
     s0_in = ptx.global_at(s0_in, -2 * state_step)
     for k in unroll(STATES):
@@ -166,141 +205,139 @@ def fetch(step) -> None:
         d_in[k] = ptx.global_at(d_in[k], -2 * d_strides[2])
 
 
-def prefetch() -> None:
-    """Bring what a later step needs into L2."""
-    for p in unroll(PAIRS):
-        far = ptx.global_at(gates_in, -AHEAD * GATE_BYTES * gate_step)
-        for j in unroll(GATES):
-            ptx.prefetch_l2(global_index(far, int32(gate_index[p] + j * gate_pitch), GATE_BYTES))
-        far = ptx.global_at(s0_in, -AHEAD * 2 * state_step)
-        ptx.prefetch_l2(global_index(far, state_index[p], 2))
-        for k in unroll(STATES - 1):
-            far = ptx.global_at(others_in[k + 1], -AHEAD * OTHER_BYTES * state_step)
-            ptx.prefetch_l2(global_index(far, state_index[p], OTHER_BYTES))
-        if options & HAS_DSTATES:
-            for k in unroll(STATES):
-                far = ptx.global_at(d_in[k], -AHEAD * 2 * d_strides[2])
-                ptx.prefetch_l2(global_index(far, d_index[p], 2))
-
-
-def read_gate(p, j, index) -> None:
-    if GATE_BYTES == 4:
+def copy_number(size, base, index, place) -> None:
+    """The pair's numbers of `size` bytes at base[index], to its place in the ring."""
+    if size == 4:
         if WIDE:
-            two = ptx.ld_global_nc_v2_f32(global_index(gates_in, index, 4))
-            raw_gate[p * 2 * GATES + j] = two[0]
-            raw_gate[(p * 2 + 1) * GATES + j] = two[1]
-        else:
-            for e in unroll(EACH):
-                raw_gate[(p * EACH + e) * GATES + j] = ptx.ld_global_nc_f32(
-                    global_index(gates_in, int32(index + beside[p * EACH + e]), 4)
-                )
-    elif WIDE:
-        raw_gate[p * 2 * GATES + j] = ptx.ld_global_nc_u32(global_index(gates_in, index, 2))
-    else:
-        for e in unroll(EACH):
-            raw_gate[(p * EACH + e) * GATES + j] = ptx.ld_global_nc_u16(
-                global_index(gates_in, int32(index + beside[p * EACH + e]), 2)
+            ptx.cp_async_ca_8(
+                ptx.shared_at(ring8, stage_at + place), ptx.global_index(base, index, 4)
             )
-
-
-def read_other(p, k) -> None:
-    if OTHER_BYTES == 4:
-        if WIDE:
-            two = ptx.ld_global_nc_v2_f32(global_index(others_in[k], state_index[p], 4))
-            raw_other[p * 2 * STATES + k] = two[0]
-            raw_other[(p * 2 + 1) * STATES + k] = two[1]
-        else:
-            for e in unroll(EACH):
-                raw_other[(p * EACH + e) * STATES + k] = ptx.ld_global_nc_f32(
-                    global_index(others_in[k], int32(state_index[p] + beside[p * EACH + e]), 4)
+        elif EACH == 2:
+            for e in unroll(2):
+                ptx.cp_async_ca_4(
+                    ptx.shared_at(ring8, stage_at + place + 4 * e),
+                    ptx.global_index(base, int32(index + beside[p * EACH + e]), 4),
                 )
-    elif WIDE:
-        raw_other[p * 2 * STATES + k] = ptx.ld_global_nc_u32(
-            global_index(others_in[k], state_index[p], 2)
+        else:
+            ptx.cp_async_ca_4(
+                ptx.shared_at(ring4, stage_at + place), ptx.global_index(base, index, 4)
+            )
+    elif D % 2 == 0:
+        # the word that the number is in
+        ptx.cp_async_ca_4(
+            ptx.shared_at(ring4, stage_at + place),
+            ptx.global_index(base, int32(index - (shift[p] >> 4)), 2),
         )
     else:
         for e in unroll(EACH):
-            raw_other[(p * EACH + e) * STATES + k] = ptx.ld_global_nc_u16(
-                global_index(others_in[k], int32(state_index[p] + beside[p * EACH + e]), 2)
-            )
+            at = int32(index + beside[p * EACH + e])
+            store_half(place, e, ptx.ld_global_nc_u16(ptx.global_index(base, at, 2)))
 
 
-def read_s0(p) -> None:
-    if WIDE:
-        raw_s0[p * 2] = ptx.ld_global_nc_u32(global_index(s0_in, state_index[p], 2))
-    else:
-        for e in unroll(EACH):
-            raw_s0[p * EACH + e] = ptx.ld_global_nc_u16(
-                global_index(s0_in, int32(state_index[p] + beside[p * EACH + e]), 2)
-            )
+def store_half(place, e, number) -> None:
+    """A 16-bit number of item e of pair p, to where `early` finds it."""
+    ptx.st_shared_u16(ptx.shared_at(ring4, stage_at + place + 2 * e + (shift[p] >> 3)), number)
 
 
-def read_initial(p) -> None:
+def start_numbers(p) -> None:
     """The initial states in place of those of the step before."""
-    for k in unroll(STATES):
-        for e in unroll(EACH):
-            value = real(INITIAL[k])
-            if options & HAS_STATES:
-                at = k * initial_strides[0] + (row0 + line[p]) * initial_strides[1]
-                at += head * initial_strides[3]
-                at += (unit_of[p] + beside[p * EACH + e]) * initial_strides[4]
-                value = float32(widen(initial[at]))
-            if k > 0 and OTHER_BYTES == 4:
-                raw_other[(p * EACH + e) * STATES + k] = value
-            elif WIDE:
-                if e == 0:
-                    first = value
-                elif k == 0:
-                    raw_s0[p * 2] = pack(first, value)
-                else:
-                    raw_other[p * 2 * STATES + k] = pack(first, value)
-            elif k == 0:
-                raw_s0[p * EACH + e] = narrow(value)
+    for e in unroll(EACH):
+        for k in unroll(STATES):
+            start_value(p * EACH + e, k)
+            if k == 0:
+                store_half(p * PAIR_BYTES + S0_AT, e, narrow(value))
+            elif OTHER_BYTES == 2:
+                store_half(
+                    p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS, e, narrow(value)
+                )
             else:
-                raw_other[(p * EACH + e) * STATES + k] = narrow(value)
+                ptx.st_shared_f32(
+                    ptx.shared_at(
+                        ring8 if EACH == 2 else ring4,
+                        stage_at
+                        + p * PAIR_BYTES
+                        + OTHER_AT
+                        + (k - 1) * OTHER_SLOT * THREADS
+                        + 4 * e,
+                    ),
+                    value,
+                )
 
 
-def early() -> None:
-    """The early half of a step, from what was fetched; of no effect before the first step."""
-    for i in unroll(ITEMS):
+def ask_reset(step) -> None:
+    """Does the state become the initial one before this step?"""
+    if RESETS:
+        if (step) >= 0:
+            for p in unroll(PAIRS):
+                at = (row0 + line[p]) * reset_strides[0] + (step) * reset_strides[1]
+                restart[p] = reset[at] if (step) < length[p * EACH] else 0
+
+
+def early(step) -> None:
+    """The early half of a step, from the ring; of no effect before the first step."""
+    stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
+    for p in unroll(PAIRS):
         for j in unroll(GATES):
-            if GATE_BYTES == 4:
-                gate[j] = raw_gate[i * GATES + j]
-            elif WIDE:
-                gate[j] = unpack(raw_gate[i // 2 * 2 * GATES + j])[i % 2]
-            else:
-                gate[j] = widen(raw_gate[i * GATES + j])
+            read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * THREADS)
+            for e in unroll(EACH):
+                gate[e * GATES + j] = number[e]
         for k in unroll(STATES):
             if k == 0:
-                if WIDE:
-                    state[0] = unpack(raw_s0[i // 2 * 2])[i % 2]
-                else:
-                    state[0] = widen(raw_s0[i])
-            elif OTHER_BYTES == 4:
-                state[k] = raw_other[i * STATES + k]
-            elif WIDE:
-                state[k] = unpack(raw_other[i // 2 * 2 * STATES + k])[i % 2]
+                read_number(2, p * PAIR_BYTES + S0_AT)
             else:
-                state[k] = widen(raw_other[i * STATES + k])
-            given[i * STATES + k] = widen(raw_d[i * STATES + k])
-        cell_early()
-    if RESETS:
-        for p in unroll(PAIRS):
+                read_number(
+                    OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS
+                )
+            for e in unroll(EACH):
+                state[e * STATES + k] = number[e]
+                if RESETS:
+                    state[e * STATES + k] = (
+                        start[(p * EACH + e) * STATES + k] if restart[p] != 0 else number[e]
+                    )
+            read_number(2, p * PAIR_BYTES + D_AT + k * WORD_BYTES)
+            for e in unroll(EACH):
+                given[(p * EACH + e) * STATES + k] = number[e]
+        for e in unroll(EACH):
+            before[p * EACH + e] = state[e * STATES]
+            cell_early()
+        if RESETS:
             coming[p] = restart[p]
 
 
+def read_number(size, place) -> None:
+    """number[e] = what copy_number brought for item e."""
+    if size == 4:
+        if EACH == 2:
+            two = ptx.ld_shared_v2_f32(ptx.shared_at(ring8, stage_at + place))
+            number[0] = two[0]
+            number[1] = two[1]
+        else:
+            number[0] = ptx.ld_shared_f32(ptx.shared_at(ring4, stage_at + place))
+    else:
+        word = ptx.ld_shared_u32(ptx.shared_at(ring4, stage_at + place))
+        if EACH == 2:
+            two = unpack(word)
+            number[0] = two[0]
+            number[1] = two[1]
+        else:
+            number[0] = widen(uint16(word >> uint32(shift[p])))
+
+
 def store_previous() -> None:
-    """s_0 before the step of the early half, as it was fetched."""
+    """s_0 before the step of the early half."""
     for p in unroll(PAIRS):
         if WIDE:
             if stored[p * 2] != 0:
-                ptx.st_global_u32(global_index(previous_out, state_index[p], 2), raw_s0[p * 2])
+                ptx.st_global_u32(
+                    ptx.global_index(previous_out, state_index[p], 2),
+                    pack(before[p * 2], before[p * 2 + 1]),
+                )
         else:
             for e in unroll(EACH):
                 if stored[p * EACH + e] != 0:
                     ptx.st_global_u16(
-                        global_index(previous_out, int32(state_index[p] + e), 2),
-                        raw_s0[p * EACH + e],
+                        ptx.global_index(previous_out, int32(state_index[p] + e), 2),
+                        narrow(before[p * EACH + e]),
                     )
     previous_out = ptx.global_at(previous_out, -2 * state_step)
 
@@ -343,7 +380,7 @@ def store_gates() -> None:
             if stored[p * 2] != 0:
                 for j in unroll(GATES):
                     ptx.st_global_u32(
-                        global_index(gates_out, int32(gate_index[p] + j * gate_pitch), 2),
+                        ptx.global_index(gates_out, int32(gate_index[p] + j * gate_pitch), 2),
                         bits[p * 2 * GATES + j],
                     )
         else:
@@ -351,7 +388,7 @@ def store_gates() -> None:
                 if stored[p * EACH + e] != 0:
                     for j in unroll(GATES):
                         ptx.st_global_u16(
-                            global_index(gates_out, int32(gate_index[p] + j * gate_pitch + e), 2),
+                            ptx.global_index(gates_out, int32(gate_index[p] + j * gate_pitch + e), 2),
                             bits[(p * EACH + e) * GATES + j],
                         )
     gates_out = ptx.global_at(gates_out, -2 * gate_step)
@@ -467,7 +504,8 @@ def open_exchange() -> None:
         for m in unroll(M_TILES):
             m_tile = int32(m_group * M_TILES + m)
             local_tile = int32(m_tile % (UNITS // 16))
-            place = int32((local_tile * (8 * N_TILES) + group) * QUADS + quad) * 16
+            place = int32((local_tile * (8 * N_TILES) + group) * QUADS)
+            place = int32(place + (quad ^ swizzle(group))) * 16
             if CLUSTER > 1:
                 owner = int32(m_tile // (UNITS // 16))
                 mine = ptx.shared_at(shared, SUMS_AT + rank * SOURCE_BYTES + place)
