@@ -19,14 +19,14 @@ from .gpu import strides
 from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
-from .tensor_layout import N_TILE, TYPES, Tiling, geometry
+from .tensor_layout import TYPES, Tiling, geometry
 from .tensor_source import source
 
 _BITS = "uint16*"
 ARGUMENTS = (
     *(_BITS, "int64x5", _BITS, "int64x4", _BITS, "int64x3", _BITS, "int64x5"),
     *("uint8*", "int64x2", "int64*", _BITS, _BITS, "float32*", "float32*"),
-    *("int64",) * 4,
+    *("int64",) * 5,
 )
 
 
@@ -88,17 +88,27 @@ def forward(
     Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
     masked = reset is not None or lengths is not None
     wide = D % 8 == 0 and _whole(Wx, 8) and _whole(R, 2)
+    span = rows_of_cluster(task, tiling, on.device())
     p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, wide))
     on.launch(
         p,
-        (-(-B // (N_TILE * tiling.n_tiles)) * tiling.cluster, H, 1),
+        (-(-B // span) * tiling.cluster, H, 1),
         [
             Wx, strides(Wx, 5), R, strides(R, 4), b, strides(b, 3), initial, strides(initial, 5),
-            reset, strides(reset, 2), lengths, states, last, exact, gates, B, T, H,
+            reset, strides(reset, 2), lengths, states, last, exact, gates, B, T, H, span,
             gpu.start_options(inputs),
         ],
     )  # fmt: skip
     return states, last, Kept(gates, states, exact) if keep else None
+
+
+def rows_of_cluster(task: Task, tiling: Tiling, device: Device) -> int:
+    """Batch rows of a cluster: as few as all clusters that run at once allow, because the fewer rows
+    the less there is to exchange."""
+    if tiling.cluster == 1:
+        return tiling.batch
+    at_once = max(1, device.resident_clusters(tiling.cluster) // task.H)
+    return min(tiling.batch, -(-task.B // at_once))
 
 
 def _whole(array: Any, count: int) -> bool:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 def open_exchange():
     """An mbarrier for each buffer and part; the other CTAs' shared memory by address."""
-    rows = min(B - row0, int64(BATCH))
+    rows = row_end - row0
     if thread == 0:
         for i in unroll(2 * PARTS):
             mbarrier_init(shared_at(base, BARRIERS_AT + 8 * i), 1)
@@ -32,10 +32,12 @@ def open_exchange():
     awaited = shared_at(base, BARRIERS_AT)
     if PARTS > 1:
         awaited = shared_at(base, BARRIERS_AT + 8 * split)
+    # where columns are spread, two rows of lanes share the sending of one batch row
+    first_receiver = quad + group % SPREAD * 4
     receivers = cuda.local.array(SENDS, uint32)
     for i in unroll(SENDS):
         # everybody begins with another receiver
-        receivers[i] = mapa(base, uint32((rank + quad + 4 * i) % CLUSTER))
+        receivers[i] = mapa(base, uint32((rank + first_receiver + FANS * i) % CLUSTER))
 
 
 def await_exchange():
@@ -49,30 +51,31 @@ def await_exchange():
             )
 
 
-def send(p, word):
+def send(p, octet_word):
     """An octet of 8 batch rows: four lanes together hold the 16 bytes of a row."""
     if t + 1 < T:
         if p == 0:
             # lanes that send nothing have read their buffer, and stored their states, too
             sync_warp(uint32(0xFFFFFFFF))
-        first_lane = uint32(lane - quad)
+        first_lane = uint32(lane - quad - group % SPREAD * 4)
         row_words = (
-            shfl_idx(uint32(0xFFFFFFFF), word, first_lane),
-            shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(1)),
-            shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(2)),
-            shfl_idx(uint32(0xFFFFFFFF), word, first_lane + uint32(3)),
+            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane),
+            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane + uint32(1)),
+            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane + uint32(2)),
+            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane + uint32(3)),
         )
-        if (p * SPLITS + split) % N_TILES * 8 + group < rows:
+        if (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD < rows:
             to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
             count = (uint32(1) - odd) * uint32(8 * PARTS) + uint32(sent_at)
             for i in unroll(SENDS):
-                if CLUSTER % 4 == 0 or quad + 4 * i < CLUSTER:
+                if CLUSTER % FANS == 0 or first_receiver + FANS * i < CLUSTER:
                     st_async_v4_u32(
                         shared_at(receivers[i], to), row_words, shared_at(receivers[i], count)
                     )
 
 
-def store(p, word):
+def store(p, octet_word):
     """Within one CTA."""
     to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
-    st_shared_u32(shared_at(base, to + uint32(quad * 4)), word)
+    if group % SPREAD == 0:
+        st_shared_u32(shared_at(base, to + uint32(quad * 4)), octet_word)

@@ -44,6 +44,7 @@ def tensor_forward(
     B,
     T,
     H,
+    span,  # batch rows of a cluster in this launch: BATCH or fewer
     options,
 ):
     thread = int64(cuda.threadIdx.x)
@@ -54,7 +55,8 @@ def tensor_forward(
     strip = warp % GROUPS
     split = warp // GROUPS
     head = int64(cuda.blockIdx.y)
-    row0 = int64(cuda.blockIdx.x) // CLUSTER * BATCH
+    row0 = int64(cuda.blockIdx.x) // CLUSTER * span
+    row_end = min(B, row0 + span)
     rank = int64(0)
     if CLUSTER > 1:
         rank = int64(cluster_rank())
@@ -66,18 +68,18 @@ def tensor_forward(
     open_exchange()
 
     # what this thread owns: see "two views" above
-    row_of = cuda.local.array(OWN * 2, int32)
+    row_of = cuda.local.array(OWN * COLUMNS, int32)
     unit_of = cuda.local.array(OWN, int32)
     place_of = cuda.local.array(OWN, uint32)
     out_of = cuda.local.array(OWN, uint32)
     x_of = cuda.local.array(OWN * max(1, X_LOADS), uint32)
-    length = cuda.local.array(OWN * 2, int32)
-    restart = cuda.local.array(OWN * 2, int32)
+    length = cuda.local.array(OWN * COLUMNS, int32)
+    restart = cuda.local.array(OWN * COLUMNS, int32)
     bias = cuda.local.array(OWN * max(1, BIASES), float32)
-    current = cuda.local.array(OWN * 2 * STATES, float32)
+    current = cuda.local.array(OWN * COLUMNS * STATES, float32)
     x = cuda.local.array(OWN * max(1, X_LOADS) * 4, uint32)
     out_words = cuda.local.array(STATES * OUT_CHUNKS * 4, uint32)
-    sums = cuda.local.array(OWN * RECURRENT * 2, float32)
+    sums = cuda.local.array(OWN * RECURRENT * COLUMNS, float32)
     gate = cuda.local.array(GATES, float32)
     state = cuda.local.array(STATES, float32)
     new = cuda.local.array(STATES, float32)
@@ -103,7 +105,7 @@ def tensor_forward(
             arrive_input()
     cuda.syncthreads()
 
-    operand = shared_at(base, (lane & 7) * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32))
+    operand = shared_at(base, (lane & 7) // SPREAD * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32))
     resident = shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16)
     partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
     for t in range(int32(T)):
@@ -124,7 +126,7 @@ def tensor_forward(
         fetch_input((t + AHEAD - 1) & (AHEAD - 1))
         for p in unroll(OWN):
             if EVEN or p * SPLITS + split < PAIRS:
-                for e in unroll(2):
+                for e in unroll(COLUMNS):
                     for j in unroll(GATES):
                         gate[j] = float32(0.0)
                         if FROM_X[j] >= 0:
@@ -132,45 +134,43 @@ def tensor_forward(
                         if FROM_B[j] >= 0:
                             gate[j] += bias[p * BIASES + FROM_B[j]]
                         if FROM_R[j] >= 0:
-                            gate[j] += sums[(p * RECURRENT + FROM_R[j]) * 2 + e]
+                            gate[j] += sums[(p * RECURRENT + FROM_R[j]) * COLUMNS + e]
                     if KEEP:
                         keep_gates(p, e)
                     for k in unroll(STATES):
-                        state[k] = current[(p * 2 + e) * STATES + k]
+                        state[k] = current[(p * COLUMNS + e) * STATES + k]
                     cell_forward()
                     if MASKED:
-                        if t < length[p * 2 + e]:
+                        if t < length[p * COLUMNS + e]:
                             for k in unroll(STATES):
-                                current[(p * 2 + e) * STATES + k] = new[k]
+                                current[(p * COLUMNS + e) * STATES + k] = new[k]
                     else:
                         for k in unroll(STATES):
-                            current[(p * 2 + e) * STATES + k] = new[k]
+                            current[(p * COLUMNS + e) * STATES + k] = new[k]
                     if RAGGED:
                         if unit_of[p] >= D:
-                            current[(p * 2 + e) * STATES] = float32(0.0)
-                word = pack_two(current[p * 2 * STATES], current[(p * 2 + 1) * STATES])
-                both = widen_two(word)
-                current[p * 2 * STATES] = both[0]
-                current[(p * 2 + 1) * STATES] = both[1]
-                word = transpose_8x8(word)
+                            current[(p * COLUMNS + e) * STATES] = float32(0.0)
+                pack_state(p, 0)
+                for e in unroll(COLUMNS):
+                    current[(p * COLUMNS + e) * STATES] = widen_two(word)[e]
+                published = transpose_8x8(word)
                 if MASKED:
-                    out_states(p, word)
+                    out_states(p, published)
                     if KEEP:
                         keep_exact(p)
                     restart_states(p)
-                    word = transpose_8x8(
-                        pack_two(current[p * 2 * STATES], current[(p * 2 + 1) * STATES])
-                    )
+                    pack_state(p, 0)
+                    published = transpose_8x8(word)
                 if EARLY:
                     # s_0 tells the other warps that they may read what was stored before it
                     if MASKED == 0:
-                        out_states(p, word)
+                        out_states(p, published)
                     if p == OWN - 1:
                         arrive_input()
-                publish(p, word)
+                publish(p, published)
                 if MASKED == 0:
                     if EARLY == 0:
-                        out_states(p, word)
+                        out_states(p, published)
                     if KEEP:
                         keep_exact(p)
         if EARLY == 0:

@@ -34,7 +34,9 @@ class Tiling:
     splits -- warps that share a sum over k; registers -- fragments of R that a warp keeps in
     registers, the others are in shared memory; chains -- independent sums of each accumulator;
     ahead -- steps for which there is room for inputs, a power of 2, at least 2;
-    early -- fragments in shared memory that are loaded ahead of their use.
+    early -- fragments in shared memory that are loaded ahead of their use;
+    spread -- 2: batch rows are every other column, and a thread computes one of its two: half the
+    rows in less time (with one n tile); else 1.
     """
 
     cluster: int
@@ -45,6 +47,12 @@ class Tiling:
     chains: int
     ahead: int = 4
     early: int = 4
+    spread: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Batch rows of a cluster."""
+        return self.n_tiles * N_TILE // self.spread
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,11 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
     in_registers = min(z.registers, m_tiles * k_steps)
     in_shared = m_tiles * k_steps - in_registers
     pitch = 2 * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
-    sums_at = 2 * N_TILE * z.n_tiles * pitch
+    batch = z.batch
+    sums_at = 2 * batch * pitch
     # a warp may hand over its part of the next step's sums before the last step's have been read
     sum_buffers = 2 if parts(z) > 1 else 1
     sums = sum_buffers * groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
-    batch = N_TILE * z.n_tiles
     tile_pitch = 16 * (units // OCTET | 1)
     ring_at = sums_at + sums
     out_at = ring_at + z.ahead * inputs * batch * tile_pitch

@@ -62,7 +62,7 @@ def fill_buffers():
         row = i // PADDED
         unit = i % PADDED
         bits = uint16(0)
-        if row < BATCH and row0 + row < B and unit < D:
+        if row < BATCH and row0 + row < row_end and unit < D:
             if options & HAS_STATES:
                 at = (row0 + row) * initial_strides[1] + head * initial_strides[3]
                 bits = initial[at + unit * initial_strides[4]]
@@ -79,13 +79,13 @@ def own_pairs():
         tile = pair % N_TILES
         local_unit = (strip * OCTETS + octet) * 8
         unit_of[p] = int32(rank * UNITS + local_unit + group)
-        place_of[p] = uint32((tile * 8 + group) * PITCH + (rank * UNITS + local_unit) * 2)
+        place_of[p] = uint32((tile * TILE_ROWS + group // SPREAD) * PITCH + (rank * UNITS + local_unit) * 2)
         out_of[p] = shared_at(
-            base, OUT_AT + (tile * 8 + group) * TILE_PITCH + local_unit * 2 + quad * 4
+            base, OUT_AT + (tile * TILE_ROWS + group // SPREAD) * TILE_PITCH + local_unit * 2 + quad * 4
         )
         for i in unroll(X_LOADS):
             matrix = min(i * 4 + (lane >> 3), int64(INPUTS - 1))
-            at = (matrix * BATCH + tile * 8 + (lane & 7)) * TILE_PITCH + local_unit * 2
+            at = (matrix * BATCH + tile * TILE_ROWS + (lane & 7) // SPREAD) * TILE_PITCH + local_unit * 2
             x_of[p * X_LOADS + i] = shared_at(base, RING_AT + at)
         for j in unroll(BIASES):
             bias[p * BIASES + j] = float32(0.0)
@@ -93,12 +93,12 @@ def own_pairs():
                 bias[p * BIASES + j] = widen(
                     b[j * b_strides[0] + head * b_strides[1] + unit_of[p] * b_strides[2]]
                 )
-        for e in unroll(2):
-            row_of[p * 2 + e] = int32(min(row0 + tile * 8 + 2 * quad + e, B - 1))
-            length[p * 2 + e] = int32(T)
+        for e in unroll(COLUMNS):
+            row_of[p * COLUMNS + e] = int32(min(row0 + tile * TILE_ROWS + COLUMNS * quad + e, B - 1))
+            length[p * COLUMNS + e] = int32(T)
             if options & HAS_LENGTHS:
-                length[p * 2 + e] = int32(
-                    min(max(lengths[row_of[p * 2 + e]], int64(0)), T)
+                length[p * COLUMNS + e] = int32(
+                    min(max(lengths[row_of[p * COLUMNS + e]], int64(0)), T)
                 )
             initial_states(p, e)
             if MASKED:
@@ -130,7 +130,7 @@ def own_chunks():
             octet = item % CTA_OCTETS
             unit = rank * UNITS + octet * 8
             out_left[k * OUT_CHUNKS + i] = int32(0)
-            if row < BATCH and row0 + row < B:
+            if row < BATCH and row0 + row < row_end:
                 out_left[k * OUT_CHUNKS + i] = int32(D - unit)
             at = (k * B + row0 + row) * T * H * D + head * D + unit
             out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * 2)
@@ -143,17 +143,17 @@ def own_chunks():
 
 def initial_states(p, e):
     for k in unroll(STATES):
-        current[(p * 2 + e) * STATES + k] = float32(INITIAL[k])
+        current[(p * COLUMNS + e) * STATES + k] = float32(INITIAL[k])
         if k == 0:
             # s_0 feeds R and has the dtype of the arrays
-            current[(p * 2 + e) * STATES] = widen(narrow(float32(INITIAL[0])))
+            current[(p * COLUMNS + e) * STATES] = widen(narrow(float32(INITIAL[0])))
         if options & HAS_STATES:
-            at = k * initial_strides[0] + row_of[p * 2 + e] * initial_strides[1]
+            at = k * initial_strides[0] + row_of[p * COLUMNS + e] * initial_strides[1]
             at += head * initial_strides[3] + min(unit_of[p], D - 1) * initial_strides[4]
-            current[(p * 2 + e) * STATES + k] = widen(initial[at])
+            current[(p * COLUMNS + e) * STATES + k] = widen(initial[at])
     if RAGGED:
         if unit_of[p] >= D:
-            current[(p * 2 + e) * STATES] = float32(0.0)
+            current[(p * COLUMNS + e) * STATES] = float32(0.0)
 
 
 # inputs -----------------------------------------------------------------------------------------
@@ -203,16 +203,16 @@ def read_input():
 
 def fetch_reset(p, e, step):
     """restart = does the state become the initial one before this step?"""
-    restart[p * 2 + e] = int32(0)
-    if options & HAS_RESET and step < length[p * 2 + e]:
-        restart[p * 2 + e] = int32(
-            reset[row_of[p * 2 + e] * reset_strides[0] + (step) * reset_strides[1]]
+    restart[p * COLUMNS + e] = int32(0)
+    if options & HAS_RESET and step < length[p * COLUMNS + e]:
+        restart[p * COLUMNS + e] = int32(
+            reset[row_of[p * COLUMNS + e] * reset_strides[0] + (step) * reset_strides[1]]
         )
 
 
 def restart_states(p):
-    for e in unroll(2):
-        if restart[p * 2 + e] != 0:
+    for e in unroll(COLUMNS):
+        if restart[p * COLUMNS + e] != 0:
             initial_states(p, e)
         fetch_reset(p, e, t + 2)
 
@@ -224,8 +224,8 @@ def whole_sums():
     """Each warp has the whole sums of its pairs."""
     for p in unroll(OWN):
         for r in unroll(RECURRENT):
-            for e in unroll(2):
-                sums[(p * RECURRENT + r) * 2 + e] = accumulators[
+            for e in unroll(COLUMNS):
+                sums[(p * RECURRENT + r) * COLUMNS + e] = accumulators[
                     ((p // N_TILES * RECURRENT + r) // 2 * N_TILES + p % N_TILES) * 4
                     + (p // N_TILES * RECURRENT + r) % 2 * 2
                     + e
@@ -240,8 +240,8 @@ def combined_sums():
     for q in unroll(PAIRS):
         if split == q % SPLITS:
             for r in unroll(RECURRENT):
-                for e in unroll(2):
-                    sums[(q // SPLITS * RECURRENT + r) * 2 + e] = accumulators[
+                for e in unroll(COLUMNS):
+                    sums[(q // SPLITS * RECURRENT + r) * COLUMNS + e] = accumulators[
                         ((q // N_TILES * RECURRENT + r) // 2 * N_TILES + q % N_TILES) * 4
                         + (q // N_TILES * RECURRENT + r) % 2 * 2
                         + e
@@ -277,30 +277,35 @@ def collect_sums():
                 for r in unroll(RECURRENT):
                     place = (p * SPLITS + split) * (SPLITS - 1) + s
                     both = ld_shared_v2_f32(shared_at(side, (place * RECURRENT + r) * 256))
-                    sums[(p * RECURRENT + r) * 2] += both[0]
-                    sums[(p * RECURRENT + r) * 2 + 1] += both[1]
+                    for e in unroll(COLUMNS):
+                        sums[(p * RECURRENT + r) * COLUMNS + e] += both[e]
 
 
 # results ----------------------------------------------------------------------------------------
 
 
-def out_states(p, word):
+def out_states(p, first_state):
     """The new states into their tiles: s_0 (unless it is read from where it is published), others."""
     if OUT_FIRST == 0:
-        out_state(p, 0, word)
+        out_state(p, 0, first_state)
     for k in unroll(STATES - 1):
-        out_state(
-            p,
-            k + 1,
-            transpose_8x8(
-                pack_two(current[p * 2 * STATES + k + 1], current[(p * 2 + 1) * STATES + k + 1])
-            ),
-        )
+        pack_state(p, k + 1)
+        out_state(p, k + 1, transpose_8x8(word))
 
 
-def out_state(p, k, word):
+def pack_state(p, k):
+    """word = state k of both batch rows; of the one and of nothing where columns are spread."""
+    if COLUMNS == 2:
+        word = pack_two(current[p * 2 * STATES + k], current[(p * 2 + 1) * STATES + k])
+    else:
+        word = pack_two(current[p * STATES + k], float32(0.0))
+
+
+def out_state(p, k, transposed):
     at = (uint32(1) - odd) * uint32(OUT_TILE) + uint32((k) * (BATCH * TILE_PITCH))
-    st_shared_u32(shared_at(out_of[p], at), word)
+    moved = transposed  # all lanes take part in what computes it
+    if group % SPREAD == 0:
+        st_shared_u32(shared_at(out_of[p], at), moved)
 
 
 def load_states(side):
@@ -350,27 +355,27 @@ def write_states(side):
 def write_last():
     for p in unroll(OWN):
         pair = p * SPLITS + split
-        for e in unroll(2):
-            row = row0 + pair % N_TILES * 8 + 2 * quad + e
-            if (EVEN or pair < PAIRS) and row < B and unit_of[p] < D:
+        for e in unroll(COLUMNS):
+            row = row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e
+            if (EVEN or pair < PAIRS) and row < row_end and unit_of[p] < D:
                 for k in unroll(STATES):
                     last[((k * B + row) * H + head) * D + unit_of[p]] = narrow(
-                        current[(p * 2 + e) * STATES + k]
+                        current[(p * COLUMNS + e) * STATES + k]
                     )
 
 
 def keep_gates(p, e):
     pair = p * SPLITS + split
-    if row0 + pair % N_TILES * 8 + 2 * quad + e < B and unit_of[p] < D:
-        at = ((row_of[p * 2 + e] * T + t) * GATES * H + head) * D + unit_of[p]
+    if row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e < row_end and unit_of[p] < D:
+        at = ((row_of[p * COLUMNS + e] * T + t) * GATES * H + head) * D + unit_of[p]
         for j in unroll(GATES):
             gates[at + j * H * D] = gate[j]
 
 
 def keep_exact(p):
     pair = p * SPLITS + split
-    for e in unroll(2):
-        if row0 + pair % N_TILES * 8 + 2 * quad + e < B and unit_of[p] < D:
-            at = ((row_of[p * 2 + e] * T + t) * H + head) * D + unit_of[p]
+    for e in unroll(COLUMNS):
+        if row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e < row_end and unit_of[p] < D:
+            at = ((row_of[p * COLUMNS + e] * T + t) * H + head) * D + unit_of[p]
             for k in unroll(STATES - 1):
-                exact[k * state_plane + at] = current[(p * 2 + e) * STATES + k + 1]
+                exact[k * state_plane + at] = current[(p * COLUMNS + e) * STATES + k + 1]

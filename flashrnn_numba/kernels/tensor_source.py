@@ -50,7 +50,7 @@ def source(
         for name in (
             "fill_fragments", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
             "fetch_input", "arrive_input", "read_input", "load_states", "fetch_reset", "restart_states", "collect_sums",
-            "out_states", "out_state", "write_states", "write_last", "keep_gates", "keep_exact",
+            "out_states", "out_state", "pack_state", "write_states", "write_last", "keep_gates", "keep_exact",
         )
     }  # fmt: skip
     sums = "combined_sums" if tiling.splits > 1 else "whole_sums"
@@ -122,7 +122,8 @@ def _load_fragments(z: Geometry) -> str:
 def _constants(
     cell: Cell, D: int, tiling: Tiling, z: Geometry, keep: bool, masked: bool, wide: bool
 ) -> dict[str, Any]:
-    gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), 8 * tiling.n_tiles
+    gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), tiling.batch
+    spread = tiling.spread
     chunks = batch * z.units // 8  # 16 bytes of a tile [row][unit]
     return {
         "HAS_STATES": HAS_STATES,
@@ -144,9 +145,13 @@ def _constants(
         "FROM_B": places(cell.bias_gates, gates),
         "INITIAL": tuple(cell.initial.values()),
         "CLUSTER": tiling.cluster,
-        "SENDS": -(-tiling.cluster // 4),
+        "SENDS": -(-tiling.cluster // (4 * spread)),
+        "FANS": 4 * spread,
+        "SPREAD": spread,
+        "COLUMNS": 2 // spread,
+        "TILE_ROWS": 8 // spread,
         "N_TILES": tiling.n_tiles,
-        "BATCH": 8 * tiling.n_tiles,
+        "BATCH": batch,
         "OCTETS": tiling.octets,
         "SPLITS": tiling.splits,
         "AHEAD": tiling.ahead,
