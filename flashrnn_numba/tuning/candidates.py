@@ -29,6 +29,7 @@ from .models.common import (
 )
 from .problem import Problem, Requirement
 from .search import Limit, Search, SearchLimit, Stats
+from .store import divisors
 
 # Enough for every model here many times over; a model that needs more is reported, not waited for.
 NODES = 20_000
@@ -287,8 +288,10 @@ def _remedies(setting: Setting) -> Iterable[str]:
         if largest
         else "no head dimension (of the multiples of 16) fits"
     )
-    for heads in _divisors(task.D)[1:]:
-        if fits(model, replace(task, D=task.D // heads, H=task.H * heads), device, direction):
+    for heads in divisors(task.D) or ():
+        if heads > 1 and fits(
+            model, replace(task, D=task.D // heads, H=task.H * heads), device, direction
+        ):
             yield f"{task.H * heads} heads of {task.D // heads} instead of {task.H} of {task.D}"
             break
     if task.dtype in ("float32", "float64"):
@@ -296,7 +299,3 @@ def _remedies(setting: Setting) -> Iterable[str]:
             if dtype != task.dtype and fits(model, replace(task, dtype=dtype), device, direction):
                 yield f"dtype {dtype}"
                 break
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number // 8 + 1) if number % n == 0]

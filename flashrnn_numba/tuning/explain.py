@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from .candidates import TIGHT, Binding, Candidate, Refusal
 from .models.common import limits, whole
-from .plan import Pass, Plan, cpu_threads
+from .plan import Pass, Plan
 
 
 def explain(plan: Plan, next_best: int) -> str:
     if plan.device is None:
-        return "\n".join([_title(plan), *_cpu(plan)])
+        return "\n".join([_title(plan), *_cpu()])
     blocks = [_title(plan)]
     for part in plan.passes:
         chosen = plan.chosen(part.direction)
@@ -40,10 +40,10 @@ def _title(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _cpu(plan: Plan) -> list[str]:
+def _cpu() -> list[str]:
     return [
         "backend cpu: compiled for this cell, R packed for the cache, strips of units on threads",
-        f"threads: {cpu_threads()} (FLASHRNN_NUMBA_THREADS)",
+        "threads: FLASHRNN_NUMBA_THREADS, else one for each core that the process may use",
         "No time is predicted for the CPU. To plan for a GPU, name one: device='H200'.",
     ]
 
@@ -55,14 +55,14 @@ def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
         lines.append(f"  {model.note}")
     lines += _indent(_expected(chosen))
     lines += ["", "  tiling"]
-    lines += _indent(_columns([[k, v] for k, v in chosen.tiling.items()]), 4)
+    lines += _indent(columns([[k, v] for k, v in chosen.tiling.items()]), 4)
     lines += ["", *_indent(_limits(chosen))]
     lines += ["", *_indent(_binding(chosen.binding()))]
     lines += ["", *_indent(_next_tilings(chosen, next_best))]
     others = sorted((c for c in part.able if c is not chosen), key=lambda c: c.seconds)
     if others:
         lines += ["", "  other kernels"]
-        lines += _indent(_columns([_other(c, chosen) for c in others], "<>><"), 4)
+        lines += _indent(columns([_other(c, chosen) for c in others], "<>><"), 4)
     if part.refused:
         lines += ["", "  out of the question"]
         for refusal in part.refused:
@@ -95,7 +95,7 @@ def _limits(chosen: Candidate) -> list[str]:
         total = f"{whole(z.blocks)} blocks, {whole(lies.blocks)} at once"
     waves = "1 wave" if lies.waves == 1 else f"{lies.waves} waves"
     together = "; all wait for each other" if z.together else ""
-    return [*_columns(rows, "<>>><"), f"in all {total}: {waves}{together}"]
+    return [*columns(rows, "<>>><"), f"in all {total}: {waves}{together}"]
 
 
 def _binding(rows: list[Binding]) -> list[str]:
@@ -105,7 +105,7 @@ def _binding(rows: list[Binding]) -> list[str]:
         [row.name, f"{whole(row.left)} {row.sign} {whole(row.right)}", row.unit, _gain(row.without)]
         for row in rows
     ]
-    return [f"binding (at {100 * TIGHT:.0f} % of the limit or more)", *_indent(_columns(table))]
+    return [f"binding (at {100 * TIGHT:.0f} % of the limit or more)", *_indent(columns(table))]
 
 
 def _gain(without: float | None) -> str:
@@ -128,7 +128,7 @@ def _next_tilings(chosen: Candidate, count: int) -> list[str]:
             if value != chosen.solution[name]
         ]
         rows.append([f"cost +{more:.1f} %", ", ".join(changes)])
-    return ["next best tilings", *_indent(_columns(rows))]
+    return ["next best tilings", *_indent(columns(rows))]
 
 
 def _other(other: Candidate, chosen: Candidate) -> list[str]:
@@ -161,7 +161,7 @@ def _time(seconds: float | None) -> str:
     return f"{seconds * 1e9:.0f} ns"
 
 
-def _columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
+def columns(rows: Sequence[Sequence[str]], sides: str = "") -> list[str]:
     """Rows in columns as wide as they need; sides: "<" or ">" for each column."""
     if not rows:
         return []

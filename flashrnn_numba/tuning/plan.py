@@ -6,7 +6,6 @@ Needs no GPU and imports neither Numba nor CuPy. docs/plan.md shows how to read 
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -258,13 +257,3 @@ def _device(device: str | Device | None) -> tuple[Device | None, str]:
         return Device.query(), "the GPU of this machine"
     except DeviceNotFoundError as error:
         return None, f"no GPU was found: {error}"
-
-
-def cpu_threads() -> int:
-    """Cores that this process may use, as the CPU backend counts them (it imports Numba)."""
-    own = os.environ.get("FLASHRNN_NUMBA_THREADS", "")
-    if own.isdigit() and int(own):
-        return int(own)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..kernels.interface import Task
 from .candidates import largest_head
+from .explain import columns
 from .hardware import Device
 from .models.common import DIRECTIONS
 from .models.registry import models
@@ -66,11 +67,7 @@ class Sweep:
         lines = [self.title, "forward / backward kernel, expected us of a step", ""]
         rows = [["head dim", *(f"B = {B}" for B in self.batches)]]
         rows += [[str(D), *(_entry(self.at(D, B)) for B in self.batches)] for D in self.head_dims]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines += [
-            "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines += columns(rows)
         lines += ["", "largest head dimension that a kernel can hold, at 16 rows:"]
         lines += [f"  {line}" for line in self.largest_heads()]
         return "\n".join(lines)

@@ -139,10 +139,9 @@ def test_a_gpu_at_hand_is_queried(monkeypatch):
     assert "the GPU of this machine" in p.explain(0)
 
 
-def test_cpu_by_name_counts_its_threads(monkeypatch):
-    monkeypatch.setenv("FLASHRNN_NUMBA_THREADS", "3")
+def test_cpu_by_name():
     text = fr.plan(**SIZES, device="cpu").explain()
-    assert "threads: 3" in text
+    assert "FLASHRNN_NUMBA_THREADS" in text
     assert "as asked" in text
 
 

@@ -8,11 +8,12 @@ kernel's block has one size for all problems, so nothing is left to choose.
 from __future__ import annotations
 
 from ...kernels.alternating_plan import THREADS, piece_steps
+from ...kernels.formats import FORMATS
 from ...kernels.interface import Task
 from ..hardware import WARP, Device
 from ..problem import Problem
 from . import floors
-from .common import Direction, Footprint, Solution, Statement, element_bytes
+from .common import Direction, Footprint, Solution, Statement
 
 REGISTERS = 96  # of a thread of the pointwise kernel, from above (built-in cells take up to 68)
 L2_BYTES_PER_CLOCK = 32  # of one SM, estimate: about half of what the L2 can deliver at best
@@ -72,8 +73,9 @@ class Alternating:
 def _product_ns(task: Task, device: Device) -> tuple[float, float]:
     """(to bring R and the rows to the SMs, to multiply them)."""
     gates, B, H, D = len(task.cell.recurrent_gates), max(1, task.B), task.H, task.D
-    weights = gates * H * D * D * element_bytes(task.dtype)
-    rows = B * H * D * (gates + 1) * element_bytes(task.dtype)
+    size = FORMATS[task.dtype].element_bytes
+    weights = gates * H * D * D * size
+    rows = B * H * D * (gates + 1) * size
     in_l2 = weights <= device.l2_bytes // 2
     clock = device.clock_ghz
     rate = device.sms * L2_BYTES_PER_CLOCK * clock if in_l2 else device.memory_gb_s

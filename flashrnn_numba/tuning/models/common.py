@@ -162,10 +162,6 @@ def evaluate(expression: Any, solution: Solution | None = None) -> int:
     return function(*[(solution or {})[v.name] for v in scope])
 
 
-def element_bytes(dtype: str) -> int:
-    return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[dtype]
-
-
 def whole(value: Any) -> str:
     """A count with its thousands apart: 232 448."""
     return f"{value:,}".replace(",", " ")
