@@ -1,8 +1,7 @@
-"""Training: a curriculum on length, then a learning rate that falls to zero, until it is solved.
+"""Training: strings that grow, then a learning rate that falls to zero, until it is solved.
 
-Parity is hard to learn at full length from scratch: the gradient is close to zero until the first
-few steps are right. Every prefix of a string has a parity too, so the network answers after each
-symbol, and starts on short strings.
+The parity of a long string alone tells a network almost nothing. But every prefix has a parity too,
+so the network answers after each symbol, and every answer counts.
 """
 
 from __future__ import annotations

@@ -142,26 +142,19 @@ def initial_parameters(
     rng: np.random.Generator,
     xp: Any = np,
     dtype: Any = np.float32,
-    recurrent_scale: float = 1.0,
-    biases: dict[str, float] | None = None,
 ) -> Arrays:
-    """Random parameters: matrices normal with variance 1 / fan-in, R times `recurrent_scale`,
-    biases 0 except those of the gates named in `biases`."""
+    """Random parameters: matrices normal with variance 1 / fan-in, biases 0."""
     cell, H, D = get_cell(function), shape.heads, shape.head_dimension
 
     def normal(*size: int, fan_in: int) -> np.ndarray:
         return rng.standard_normal(size) / np.sqrt(fan_in)
 
-    names = list(cell.gates)
-    b = np.zeros((len(cell.bias_gates), H, D))
-    for i, gate in enumerate(cell.bias_gates):
-        b[i] = (biases or {}).get(names[gate], 0.0)
     gates = len(cell.input_gates)
     parameters = {
         "embedding": rng.standard_normal((shape.symbols, shape.embedding)),
         "input": normal(shape.embedding, gates * shape.hidden, fan_in=shape.embedding),
-        "R": recurrent_scale * normal(len(cell.recurrent_gates), H, D, D, fan_in=D),
-        "b": b,
+        "R": normal(len(cell.recurrent_gates), H, D, D, fan_in=D),
+        "b": np.zeros((len(cell.bias_gates), H, D)),
         "readout": normal(shape.hidden, shape.classes, fan_in=shape.hidden),
         "readout_bias": np.zeros(shape.classes),
     }
