@@ -38,6 +38,7 @@ class Tiling:
     registers -- fragments of R that a warp may keep in registers; the others stay in shared memory.
     chains -- independent sums of a warp, at least: each accumulator gets its share. each -- neighbouring units of a thread in the
         pointwise part, 1 or 2. ahead -- steps that inputs are fetched ahead, a power of 2 from 2 on.
+    half -- whether blocks send each other their partial sums in 16 bits instead of 32.
     """
 
     cluster: int
@@ -49,6 +50,7 @@ class Tiling:
     chains: int = 4
     each: int = 2
     ahead: int = 4
+    half: bool = False
 
     @property
     def direct(self) -> bool:
@@ -137,6 +139,8 @@ def layout(
         )
     if z.cluster > 1 and z.gate_parts * z.k_parts > 1:
         raise ValueError(f"{z}: in a cluster every warp sums over all of the block's gates")
+    if z.half and z.cluster == 1:
+        raise ValueError(f"{z}: half is for clusters")
     n_tiles, columns = max(1, z.tile // 8), min(8, max(2, z.tile))
     parts = z.gate_parts * z.k_parts
     m_groups = m_total // z.m_tiles
@@ -157,7 +161,7 @@ def layout(
     tile_at = warps * (fragments - registers) * FRAGMENT_BYTES
     sums_at = tile_at + 2 * z.tile * pitch
     sources = 0 if z.direct else z.cluster * parts
-    source_bytes = units * n_tiles * columns * 4
+    source_bytes = units * n_tiles * columns * (2 if z.half else 4)
     sums_bytes = sources * source_bytes
     barriers_at = sums_at + (2 if z.cluster > 1 else 1) * sums_bytes
     ring_at = barriers_at + (16 if z.cluster > 1 else 0)
@@ -261,7 +265,7 @@ mma = ptx.warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{mma}", {pitch
 def swizzle(octet_row):
     """Which quads of a row octet change places, so that partial sums are read without bank
     conflicts."""
-    return int32((octet_row * QUADS >> 3) & (QUADS - 1))
+    return int32({swizzle} & (QUADS - 1))
 
 
 '''
@@ -275,8 +279,8 @@ def source(
     two = halves(cell)
     own = ("own_pairs", "own_accumulators", "own_sums", "open_exchange", "open_carry")
     own += ("load_rows",)
-    fetched = ("point_at_last_step", "fetch", "copy_number", "store_half", "start_numbers")
-    fetched += ("start_value", "ask_reset", "early", "read_number")
+    fetched = ("point_at_last_step", "fetch", "copy_number", "store_half", "fetch_pair", "start_numbers")
+    fetched += ("start_value", "ask_reset", "early", "early_pair", "read_number")
     stored = ("pack_gates", "store_operand", "store_gates", "store_previous")
     summed = ("product", "bring_home", "take_accumulators", "send_sums", "store_sums", "add_sums")
     parts: dict[str, Part] = {
@@ -307,6 +311,8 @@ def source(
         "N_TILES": z.n_tiles,
         "COLUMNS": z.columns,
         "QUADS": z.columns // 2,
+        "CHUNK": 8 if tiling.half else 16,
+        "ALL_ACTIVE": (tiling.direct and tiling.tile > 1) or z.pairs_total % z.threads == 0 and tiling.tile > 1,
         "EACH": z.each,
         "WIDE": wide,
         "DIRECT": tiling.direct,
@@ -358,6 +364,7 @@ def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
         digest=_digest(),
         mma=mma,
         quads=z.columns // 2,
+        swizzle="octet_row >> 2 << 1" if tiling.half else "octet_row * QUADS >> 3",
         row=z.k_steps,
         reads="\n".join(reads),
         m_tiles=tiling.m_tiles,

@@ -82,7 +82,7 @@ def own_sums(p) -> None:
     tile_index = int32(index // (16 // EACH * COLUMNS))
     octet_row = int32(inner // (2 // EACH))
     place = int32((tile_index * 8 + octet_row) * QUADS + (column // 2 ^ swizzle(octet_row)))
-    place = int32(place * 16 + column % 2 * 8 + inner % (2 // EACH) * 4)
+    place = int32(place * CHUNK + column % 2 * (CHUNK // 2) + inner % (2 // EACH) * (CHUNK // 4))
     sum_at[p] = ptx.shared_at(shared, SUMS_AT + place)
     unit = int32(rank * UNITS + tile_index // N_TILES * 16 + inner * EACH)
     column = int32(column + tile_index % N_TILES * 8)
@@ -164,45 +164,49 @@ def fetch(step) -> None:
     of the step before."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
-        for j in unroll(GATES):
-            copy_number(
-                GATE_BYTES,
-                gates_in,
-                int32(gate_index[p] + j * gate_pitch),
-                p * PAIR_BYTES + j * GATE_SLOT * THREADS,
-            )
-    if (step) > 0:
-        for p in unroll(PAIRS):
-            copy_number(2, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
-            for k in unroll(STATES - 1):
-                copy_number(
-                    OTHER_BYTES,
-                    others_in[k + 1],
-                    state_index[p],
-                    p * PAIR_BYTES + OTHER_AT + k * OTHER_SLOT * THREADS,
-                )
-    else:
-        for p in unroll(PAIRS):
-            start_numbers(p)
-    if options & HAS_DSTATES:
-        for p in unroll(PAIRS):
-            for k in unroll(STATES):
-                if options & D_WORDS:
-                    copy_number(2, d_in[k], d_index[p], p * PAIR_BYTES + D_AT + k * WORD_BYTES)
-                else:
-                    for e in unroll(EACH):
-                        at = int32(d_index[p] + beside[p * EACH + e] * int32(d_strides[4]))
-                        store_half(
-                            p * PAIR_BYTES + D_AT + k * WORD_BYTES,
-                            e,
-                            ptx.ld_global_nc_u16(ptx.global_index(d_in[k], at, 2)),
-                        )
+        if ALL_ACTIVE:
+            fetch_pair(p, step)
+        elif active[p] != 0:
+            fetch_pair(p, step)
     gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
     s0_in = ptx.global_at(s0_in, -2 * state_step)
     for k in unroll(STATES):
         if k > 0:
             others_in[k] = ptx.global_at(others_in[k], -OTHER_BYTES * state_step)
         d_in[k] = ptx.global_at(d_in[k], -2 * d_strides[2])
+
+
+def fetch_pair(p, step) -> None:
+    for j in unroll(GATES):
+        copy_number(
+            GATE_BYTES,
+            gates_in,
+            int32(gate_index[p] + j * gate_pitch),
+            p * PAIR_BYTES + j * GATE_SLOT * THREADS,
+        )
+    if (step) > 0:
+        copy_number(2, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
+        for k in unroll(STATES - 1):
+            copy_number(
+                OTHER_BYTES,
+                others_in[k + 1],
+                state_index[p],
+                p * PAIR_BYTES + OTHER_AT + k * OTHER_SLOT * THREADS,
+            )
+    else:
+        start_numbers(p)
+    if options & HAS_DSTATES:
+        for k in unroll(STATES):
+            if options & D_WORDS:
+                copy_number(2, d_in[k], d_index[p], p * PAIR_BYTES + D_AT + k * WORD_BYTES)
+            else:
+                for e in unroll(EACH):
+                    at = int32(d_index[p] + beside[p * EACH + e] * int32(d_strides[4]))
+                    store_half(
+                        p * PAIR_BYTES + D_AT + k * WORD_BYTES,
+                        e,
+                        ptx.ld_global_nc_u16(ptx.global_index(d_in[k], at, 2)),
+                    )
 
 
 def copy_number(size, base, index, place) -> None:
@@ -277,31 +281,36 @@ def early(step) -> None:
     """The early half of a step, from the ring; of no effect before the first step."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
-        for j in unroll(GATES):
-            read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * THREADS)
-            for e in unroll(EACH):
-                gate[e * GATES + j] = number[e]
-        for k in unroll(STATES):
-            if k == 0:
-                read_number(2, p * PAIR_BYTES + S0_AT)
-            else:
-                read_number(
-                    OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS
-                )
-            for e in unroll(EACH):
-                state[e * STATES + k] = number[e]
-                if RESETS:
-                    state[e * STATES + k] = (
-                        start[(p * EACH + e) * STATES + k] if restart[p] != 0 else number[e]
-                    )
-            read_number(2, p * PAIR_BYTES + D_AT + k * WORD_BYTES)
-            for e in unroll(EACH):
-                given[(p * EACH + e) * STATES + k] = number[e]
+        if ALL_ACTIVE:
+            early_pair(p)
+        elif active[p] != 0:
+            early_pair(p)
+
+
+def early_pair(p) -> None:
+    for j in unroll(GATES):
+        read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * THREADS)
         for e in unroll(EACH):
-            before[p * EACH + e] = state[e * STATES]
-            cell_early()
-        if RESETS:
-            coming[p] = restart[p]
+            gate[e * GATES + j] = number[e]
+    for k in unroll(STATES):
+        if k == 0:
+            read_number(2, p * PAIR_BYTES + S0_AT)
+        else:
+            read_number(OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS)
+        for e in unroll(EACH):
+            state[e * STATES + k] = number[e]
+            if RESETS:
+                state[e * STATES + k] = (
+                    start[(p * EACH + e) * STATES + k] if restart[p] != 0 else number[e]
+                )
+        read_number(2, p * PAIR_BYTES + D_AT + k * WORD_BYTES)
+        for e in unroll(EACH):
+            given[(p * EACH + e) * STATES + k] = number[e]
+    for e in unroll(EACH):
+        before[p * EACH + e] = state[e * STATES]
+        cell_early()
+    if RESETS:
+        coming[p] = restart[p]
 
 
 def read_number(size, place) -> None:
@@ -357,7 +366,7 @@ def pack_gates() -> None:
 
 def store_operand() -> None:
     """The recurrent gates' gradients, for the product."""
-    if active[p] != 0:
+    if ALL_ACTIVE or active[p] != 0:
         for j in unroll(GATES):
             if FROM_R[j] >= 0:
                 if WIDE:
@@ -455,17 +464,28 @@ def send_sums() -> None:
     for m in unroll(M_TILES):
         for c in unroll(N_TILES):
             if quad < QUADS:
-                words = (
-                    ptx.f32_bits(acc[(m * N_TILES + c) * 4]),
-                    ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 2]),
-                    ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 1]),
-                    ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 3]),
-                )
-                ptx.st_async_v4_u32(
-                    ptx.shared_at(target[m], (n & 1) * SUMS_BYTES + c * (128 * QUADS)),
-                    words,
-                    ptx.shared_at(counter[m], (n & 1) * 8),
-                )
+                to = ptx.shared_at(target[m], (n & 1) * SUMS_BYTES + c * (8 * QUADS * CHUNK))
+                mbarrier = ptx.shared_at(counter[m], (n & 1) * 8)
+                if CHUNK == 8:
+                    ptx.st_async_v2_u32(
+                        to,
+                        (
+                            pack(acc[(m * N_TILES + c) * 4], acc[(m * N_TILES + c) * 4 + 2]),
+                            pack(acc[(m * N_TILES + c) * 4 + 1], acc[(m * N_TILES + c) * 4 + 3]),
+                        ),
+                        mbarrier,
+                    )
+                else:
+                    ptx.st_async_v4_u32(
+                        to,
+                        (
+                            ptx.f32_bits(acc[(m * N_TILES + c) * 4]),
+                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 2]),
+                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 1]),
+                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 3]),
+                        ),
+                        mbarrier,
+                    )
 
 
 def store_sums() -> None:
@@ -479,7 +499,7 @@ def store_sums() -> None:
                     acc[(m * N_TILES + c) * 4 + 1],
                     acc[(m * N_TILES + c) * 4 + 3],
                 )
-                ptx.st_shared_v4_f32(ptx.shared_at(target[m], c * (128 * QUADS)), values)
+                ptx.st_shared_v4_f32(ptx.shared_at(target[m], c * (8 * QUADS * CHUNK)), values)
 
 
 def add_sums(buffer) -> None:
@@ -488,12 +508,18 @@ def add_sums(buffer) -> None:
         for e in unroll(EACH):
             sums[p * EACH + e] = real(0.0)
         for s in unroll(SOURCES):
+            place = ptx.shared_at(sum_at[p], buffer + s * SOURCE_BYTES)
             if EACH == 2:
-                two = ptx.ld_shared_v2_f32(ptx.shared_at(sum_at[p], buffer + s * SOURCE_BYTES))
+                if CHUNK == 8:
+                    two = unpack(ptx.ld_shared_u32(place))
+                else:
+                    two = ptx.ld_shared_v2_f32(place)
                 sums[p * 2] += two[0]
                 sums[p * 2 + 1] += two[1]
+            elif CHUNK == 8:
+                sums[p] += widen(ptx.ld_shared_u16(place))
             else:
-                sums[p] += ptx.ld_shared_f32(ptx.shared_at(sum_at[p], buffer + s * SOURCE_BYTES))
+                sums[p] += ptx.ld_shared_f32(place)
 
 
 def open_exchange() -> None:
@@ -505,7 +531,7 @@ def open_exchange() -> None:
             m_tile = int32(m_group * M_TILES + m)
             local_tile = int32(m_tile % (UNITS // 16))
             place = int32((local_tile * (8 * N_TILES) + group) * QUADS)
-            place = int32(place + (quad ^ swizzle(group))) * 16
+            place = int32(place + (quad ^ swizzle(group))) * CHUNK
             if CLUSTER > 1:
                 owner = int32(m_tile // (UNITS // 16))
                 mine = ptx.shared_at(shared, SUMS_AT + rank * SOURCE_BYTES + place)

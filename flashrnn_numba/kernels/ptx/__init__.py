@@ -44,6 +44,7 @@ from .barriers import (
     named_barrier_sync,
     red_release_add,
     st_async_u32,
+    st_async_v2_u32,
     st_async_v4_u32,
     st_release_u32,
 )
@@ -329,6 +330,7 @@ __all__ = [
     "shfl_idx",
     "shfl_idx_f32",
     "st_async_u32",
+    "st_async_v2_u32",
     "st_async_v4_u32",
     "st_cluster_f32",
     "st_cluster_u16",

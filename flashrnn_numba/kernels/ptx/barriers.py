@@ -12,7 +12,7 @@ from typing import Any
 
 import numba.cuda
 
-from .asm import U32, U64, Bool, U32x4, instruction
+from .asm import U32, U64, Bool, U32x2, U32x4, instruction
 
 cuda: Any = numba.cuda
 
@@ -172,6 +172,17 @@ def bulk_copy_shared_to_cluster(t: Any, target: U32, source: U32, size: U32, mba
 def st_async_u32(t: Any, target: U32, value: U32, mbarrier: U32) -> None:
     """Store 4 bytes into a block of the cluster and count them on its mbarrier (both from mapa)."""
     t.st_async(target, "<I", (value,), mbarrier)
+
+
+@instruction(
+    "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.u32"
+    " [{target}], {value}, [{mbarrier}];",
+    section="st.async",
+    since=90,
+)
+def st_async_v2_u32(t: Any, target: U32, value: U32x2, mbarrier: U32) -> None:
+    """The same with 8 bytes."""
+    t.st_async(target, "<2I", value, mbarrier)
 
 
 @instruction(
