@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32
 
-_compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True)
+# inlined always: a call that LLVM finds too large to inline would stop vectorisation
+_compile = njit(fastmath={"contract"}, error_model="numpy", nogil=True, forceinline=True)
 INFINITY = np.float32(np.inf)
 NAN = np.float32(np.nan)
 

@@ -1,8 +1,10 @@
 """The CPU's float32 functions against float64, in units in the last place; special values."""
 
+import re
+
 import numpy as np
 import pytest
-from numba import njit
+from numba import njit, types
 
 from flashrnn_numba.cells import numeric
 from flashrnn_numba.kernels import cpu_math
@@ -122,3 +124,16 @@ def test_power(exponent):
     power = cpu_math.FUNCTIONS["float32"]["power"]
     got = np.array([power(v, np.float32(exponent)) for v in x])
     np.testing.assert_allclose(got, x.astype(float) ** exponent, rtol=5e-7)
+
+
+@pytest.mark.parametrize("name", sorted(set(cpu_math.FUNCTIONS["float32"]) - {"real", "power"}))
+def test_a_loop_over_a_float32_function_is_vector_code(name):
+    function = cpu_math.FUNCTIONS["float32"][name]
+    arguments = "w[j], w[j + 256]" if name in ("maximum", "minimum") else "w[j]"
+    scope = {"function": function}
+    exec(f"def loop(w):\n for j in range(256):\n  w[512 + j] = function({arguments})", scope)
+    loop = njit(types.void(types.float32[::1]), fastmath={"contract"}, error_model="numpy")(
+        scope["loop"]
+    )
+    (llvm,) = loop.inspect_llvm().values()
+    assert re.search(r"<\d+ x float>", llvm), f"{name} stops LLVM from vectorising a cell's loop"
