@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from .commands import COMMANDS, UsageError
-
-# OpenBLAS reads it when NumPy is loaded. Its threads spin for tens of milliseconds after each
-# product, on the cores that the next step's loops need.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
