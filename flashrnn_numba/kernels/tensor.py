@@ -6,7 +6,7 @@ tiling. What it keeps for backward is what the portable kernel keeps (fused.Kept
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -76,7 +76,7 @@ def forward(
 ) -> tuple[Any, Any, Kept | None]:
     """States, the last ones, and what backward needs; `chosen` overrules the solver."""
     tiling = chosen or choose_tiling(
-        task.cell, task.dtype, task.B, task.H, task.D, on.device()
+        task.cell, task.dtype, task.B, task.H, task.D, limits(on)
     )
     if tiling is None:
         raise ValueError(no_tiling(task, on.device()))
@@ -88,7 +88,7 @@ def forward(
     Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
     masked = reset is not None or lengths is not None
     wide = D % 8 == 0 and _whole(Wx, 8) and _whole(R, 2)
-    span = rows_of_cluster(task, tiling, on.device())
+    span = rows_of_cluster(task, tiling, limits(on))
     p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, wide))
     on.launch(
         p,
@@ -100,6 +100,19 @@ def forward(
         ],
     )  # fmt: skip
     return states, last, Kept(gates, states, exact) if keep else None
+
+
+def limits(on: Machine) -> Device:
+    """The device with its count of clusters, which a plain query leaves out."""
+    device = on.device()
+    if device.max_cluster > 1 and not device.clusters and not device.gpcs:
+        return _with_clusters(device)
+    return device
+
+
+@cache
+def _with_clusters(device: Device) -> Device:
+    return replace(device, clusters=Device.query().clusters)
 
 
 def rows_of_cluster(task: Task, tiling: Tiling, device: Device) -> int:

@@ -76,6 +76,6 @@ def send(p, octet_word):
 
 def store(p, octet_word):
     """Within one CTA."""
-    to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
     if group % SPREAD == 0:
-        st_shared_u32(shared_at(base, to + uint32(quad * 4)), octet_word)
+        to = (uint32(1) - odd) * uint32(BATCH * PITCH)
+        st_shared_u32(shared_at(place_of[p], to), octet_word)

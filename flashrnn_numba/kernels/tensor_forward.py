@@ -63,7 +63,10 @@ def tensor_forward(
     unit0 = rank * UNITS + strip * (OCTETS * 8)
     base = shared_address(cuda.shared.array(0, uint32, alignment=16))
 
-    load_fragments()
+    words = cuda.local.array(4, uint32)
+    r_base = global_address(R)
+    resident = held_u32(shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16))
+    load_streamed()
     fill_buffers()
     open_exchange()
 
@@ -96,6 +99,8 @@ def tensor_forward(
     x_step = x_strides[1] * 2
     state_plane = B * T * H * D
     fetched = int32(0)
+    load_resident()
+    cuda.syncthreads()
     if T > 0:
         for i in unroll(AHEAD - 1):
             fetch_input(i)
@@ -105,8 +110,8 @@ def tensor_forward(
             arrive_input()
     cuda.syncthreads()
 
-    operand = shared_at(base, (lane & 7) // SPREAD * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32))
-    resident = shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16)
+    place = (lane & 7) // SPREAD * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32)
+    operand = held_u32(shared_at(base, place))
     partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
     for t in range(int32(T)):
         odd = uint32(t & 1)

@@ -124,9 +124,12 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
     ring_at = sums_at + sums
     out_at = ring_at + z.ahead * inputs * batch * tile_pitch
     barriers_at = out_at + 2 * states * batch * tile_pitch
+    # on their way to registers, fragments pass through the room of sums, inputs and states
+    staging = warps * FRAGMENT_BYTES
+    staged = min(max((barriers_at - sums_at) // staging, 4), 16, max(1, in_registers))
+    barriers_at = max(barriers_at, sums_at + staged * staging)
     fragments_at = barriers_at + 16 * parts(z)
     total = fragments_at + warps * in_shared * FRAGMENT_BYTES
-    staged = min(max(1, total // (warps * FRAGMENT_BYTES)), 16, max(1, in_registers))
     return Geometry(
         padded=padded,
         units=units,
@@ -147,5 +150,5 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
         barriers_at=barriers_at,
         fragments_at=fragments_at,
         staged=staged,
-        shared_bytes=max(total, warps * staged * FRAGMENT_BYTES),
+        shared_bytes=total,
     )

@@ -79,14 +79,17 @@ def own_pairs():
         tile = pair % N_TILES
         local_unit = (strip * OCTETS + octet) * 8
         unit_of[p] = int32(rank * UNITS + local_unit + group)
-        place_of[p] = uint32((tile * TILE_ROWS + group // SPREAD) * PITCH + (rank * UNITS + local_unit) * 2)
-        out_of[p] = shared_at(
-            base, OUT_AT + (tile * TILE_ROWS + group // SPREAD) * TILE_PITCH + local_unit * 2 + quad * 4
-        )
+        place = (tile * TILE_ROWS + group // SPREAD) * PITCH + (rank * UNITS + local_unit) * 2
+        if CLUSTER > 1:
+            place_of[p] = held_u32(uint32(place))
+        else:
+            place_of[p] = held_u32(shared_at(base, place + quad * 4))
+        place = (tile * TILE_ROWS + group // SPREAD) * TILE_PITCH + local_unit * 2 + quad * 4
+        out_of[p] = held_u32(shared_at(base, OUT_AT + place))
         for i in unroll(X_LOADS):
             matrix = min(i * 4 + (lane >> 3), int64(INPUTS - 1))
             at = (matrix * BATCH + tile * TILE_ROWS + (lane & 7) // SPREAD) * TILE_PITCH + local_unit * 2
-            x_of[p * X_LOADS + i] = shared_at(base, RING_AT + at)
+            x_of[p * X_LOADS + i] = held_u32(shared_at(base, RING_AT + at))
         for j in unroll(BIASES):
             bias[p * BIASES + j] = float32(0.0)
             if unit_of[p] < D:
@@ -119,9 +122,8 @@ def own_chunks():
         at = min(row0 + row, B - 1) * x_strides[0] + input_gate * x_strides[2]
         at += head * x_strides[3] + min(unit, D - 1) * x_strides[4]
         x_from[i] = global_at(global_address(Wx), at * 2)
-        x_to[i] = shared_at(
-            base, RING_AT + (input_gate * BATCH + row) * TILE_PITCH + octet * 16
-        )
+        place = (input_gate * BATCH + row) * TILE_PITCH + octet * 16
+        x_to[i] = held_u32(shared_at(base, RING_AT + place))
     for k in unroll(STATES):
         for i in unroll(OUT_CHUNKS):
             # each state begins with other threads
@@ -135,10 +137,12 @@ def own_chunks():
             at = (k * B + row0 + row) * T * H * D + head * D + unit
             out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * 2)
             if k == 0 and OUT_FIRST == 1:
-                out_from[k * OUT_CHUNKS + i] = shared_at(base, row * PITCH + unit * 2)
+                out_from[k * OUT_CHUNKS + i] = held_u32(
+                    shared_at(base, row * PITCH + unit * 2)
+                )
             else:
                 at = (k * BATCH + row) * TILE_PITCH + octet * 16
-                out_from[k * OUT_CHUNKS + i] = shared_at(base, OUT_AT + at)
+                out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, OUT_AT + at))
 
 
 def initial_states(p, e):

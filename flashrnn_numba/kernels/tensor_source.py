@@ -59,7 +59,9 @@ def source(
     for name in ("open_exchange", "await_exchange"):
         pieces[name] = Function("tensor_exchange.py", name) if clustered else ""
     pieces["publish"] = Function("tensor_exchange.py", "send" if clustered else "store")
-    pieces["load_fragments"] = _load_fragments(z)
+    streamed = f"fill_fragments(1, 0, {z.in_shared}, resident)"
+    pieces["load_streamed"] = streamed if z.in_shared else ""
+    pieces["load_resident"] = _load_resident(z)
     pieces["load_early"] = f"early = read_{z.early}(resident)" if z.early else ""
     operands = ("fragments, " if z.in_registers else "") + ("early, " if z.early else "")
     operands += "resident, "
@@ -67,6 +69,9 @@ def source(
     pieces["multiply"] = f"accumulators = product({operands}{buffer})"
     pieces["cell_forward"] = cell_text(cell, "forward")
     text = specialise(Function("tensor_forward.py", "tensor_forward"), values, pieces)
+    if z.in_shared:
+        # registers are worth more than addresses at hand: they hold R
+        text = text.replace("held_u32(", "uint32(")
     return _header(cell, dtype, D, tiling, z) + text
 
 
@@ -97,14 +102,10 @@ def _chunks(z: Geometry) -> list[int]:
     return [z.staged] * full + ([rest] if rest else [])
 
 
-def _load_fragments(z: Geometry) -> str:
-    """Each lane writes and reads its own 16 bytes of a fragment: no barrier until all are in
-    registers and the place is used for other things."""
-    lines = [
-        "words = cuda.local.array(4, uint32)",
-        "r_base = global_address(R)",
-        f"staging = shared_at(base, warp * {z.staged * 512} + lane * 16)",
-    ]
+def _load_resident(z: Geometry) -> str:
+    """Fragments into registers, by way of shared memory. Each lane writes and reads its own 16 bytes:
+    no barrier until the place is used for other things."""
+    lines = [f"staging = shared_at(base, SUMS_AT + warp * {z.staged * 512} + lane * 16)"]
     first, names = 0, []
     for i, count in enumerate(_chunks(z)):
         lines += [f"fill_fragments(0, {first}, {count}, staging)"]
@@ -112,10 +113,7 @@ def _load_fragments(z: Geometry) -> str:
         names.append(f"part_{i}")
         first += count
     if names:
-        lines += [f"fragments = {' + '.join(names)}", "cuda.syncthreads()"]
-    if z.in_shared:
-        place = f"shared_at(base, FRAGMENTS_AT + warp * {z.in_shared * 512} + lane * 16)"
-        lines += [f"fill_fragments(1, 0, {z.in_shared}, {place})"]
+        lines += [f"fragments = {' + '.join(names)}"]
     return "\n".join(lines)
 
 

@@ -120,3 +120,9 @@ def ex2_approx_ftz(t: Any, value: F32) -> F32:
 def rcp_approx_ftz(t: Any, value: F32) -> F32:
     """rcp_approx in one instruction: results below 2^-126 become zero."""
     return float(np.float64(1) / np.float64(value))
+
+
+@instruction("mov.b32 {out}, {value};", section="mov", effects="order")
+def held_u32(t: Any, value: U32) -> U32:
+    """The value, held in a register: the compiler cannot compute it again where it is used."""
+    return value
