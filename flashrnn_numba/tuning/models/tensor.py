@@ -1,2 +1,213 @@
-def choose_tiling(cell,dtype,B,H,D,device):
-    return None
+"""The tensor-core forward kernel's tiling as an integer program.
+
+Shared memory is the kernel's own (kernels/tensor_layout.py; a test holds the two together). Registers
+are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of a time
+step times waves of clusters, from the latencies in docs/notes/tensor_forward.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from ...cells import Cell
+from ...cells.expression import topological
+from ...kernels.tensor_layout import FRAGMENT_BYTES, Tiling, padded_head
+from .. import expressions
+from ..hardware import Device
+from ..problem import Problem
+
+AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
+EARLY = 4
+CLUSTERS = (1, 2, 4, 8, 16)
+# Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
+EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
+SPECIAL = {"sigmoid": 2, "tanh": 1, "exp": 1, "log": 2, "softplus": 2, "log_sigmoid": 2, "divide": 2}
+STEP, WARP = 180, 80  # cycles of a step: latencies that are always there; of each warp in turn
+HMMA = 18  # cycles from one mma to the next that needs its result
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the model needs to know of a cell."""
+
+    recurrent: int
+    inputs: int
+    biases: int
+    states: int
+    cycles: int  # issue slots of a warp for one item of each lane
+
+    @staticmethod
+    def of(cell: Cell) -> Counts:
+        nodes = [n for n in topological(cell.new_states) if n.operation not in ("input", "constant")]
+        special = sum(SPECIAL.get(node.operation, 0) for node in nodes)
+        return Counts(
+            len(cell.recurrent_gates),
+            len(cell.input_gates),
+            len(cell.bias_gates),
+            len(cell.states),
+            8 * special + len(nodes),
+        )
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """Of numbers or of expressions."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return expressions.minimum(a, b)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    return expressions.maximum(a, b)
+
+
+@lru_cache(maxsize=1024)
+def choose_tiling(
+    cell: Cell, dtype: str, B: int, H: int, D: int, device: Device
+) -> Tiling | None:
+    """The best tiling, or None where R of one head fits into no cluster."""
+    problem, cost = model(cell, B, H, D, device)
+    solution = problem.solve(minimize=cost)
+    if solution is None:
+        return None
+    z = SimpleNamespace(**solution)
+    s = sizes(Counts.of(cell), z)
+    return Tiling(
+        cluster=z.cluster,
+        n_tiles=z.n_tiles,
+        octets=z.octets,
+        splits=z.splits,
+        registers=s.in_registers,
+        chains=z.chains,
+        ahead=AHEAD,
+        early=EARLY if s.in_shared else 0,
+        spread=z.spread,
+    )
+
+
+def model(cell: Cell, B: int, H: int, D: int, device: Device) -> tuple[Problem, Any]:
+    """(the problem, its cost in cycles)."""
+    p, counts = Problem(), Counts.of(cell)
+    clusters = [c for c in CLUSTERS if c <= device.max_cluster and device.resident_clusters(c)]
+    octets, splits = (1, 2, 3, 4), (1, 2, 4)
+    heads = {padded_head(D, c, o, s) for c in clusters for o in octets for s in splits}
+    z = SimpleNamespace(
+        cluster=p.variable("cluster", clusters),
+        n_tiles=p.variable("n_tiles", (1, 2, 4)),
+        octets=p.variable("octets", octets),
+        splits=p.variable("splits", splits),
+        spread=p.variable("spread", (1, 2)),
+        chains=p.variable("chains", (1, 2)),
+        padded=p.variable("padded", sorted(heads)),
+        at_once=p.variable("at_once", sorted({device.resident_clusters(c) for c in clusters})),
+        latency=p.variable("latency", sorted({EXCHANGE[c][0] for c in clusters})),
+        slope=p.variable("slope", sorted({EXCHANGE[c][1] for c in clusters})),
+        buffers=p.variable("buffers", (1, 2)),
+        pack=p.variable("pack", (0, 1)),
+    )
+    for c in clusters:
+        known = (z.at_once == device.resident_clusters(c)) & (z.latency == EXCHANGE[c][0])
+        p.require((z.cluster != c) | known & (z.slope == EXCHANGE[c][1]), name=f"cluster of {c}")
+    p.require(z.padded % (z.cluster * z.octets * 8) == 0, name="whole octets a warp")
+    p.require(z.padded % (z.splits * 16) == 0, name="whole k steps a split")
+    p.require((z.spread == 1) | (z.n_tiles == 1), name="spread columns with one n tile")
+    # sums have two buffers where parts of s_0 are waited for one by one (splits divide clusters)
+    alone = (z.cluster == 1) | (z.splits == 1) | (z.cluster % z.splits != 0)
+    parts = (z.cluster > 1) & (z.splits > 1) & (z.cluster % z.splits == 0)
+    p.require(alone & (z.buffers == 1) | parts & (z.buffers == 2), name="buffers of sums")
+    s = sizes(counts, z)
+    p.require((z.chains == 1) | (s.m_tiles * z.n_tiles <= 2), name="chains")
+    p.require(s.groups >= 1, name="a warp at least")
+    p.require(s.warps <= 16, name="warps of a block")
+    p.require(s.in_registers >= 0, name="registers of a thread", unit="registers")
+    p.require(
+        s.shared_bytes <= device.shared_per_block, name="shared memory of a block", unit="bytes"
+    )
+    # two blocks an SM: neither takes more than half of it
+    p.require((z.pack == 0) | (s.in_shared == 0), name="two blocks an SM: R in registers")
+    p.require(
+        (z.pack == 0) | (s.registers * s.warps * 64 <= device.registers_per_sm),
+        name="two blocks an SM: registers",
+        unit="registers",
+    )
+    p.require(
+        (z.pack == 0)
+        | (2 * (s.shared_bytes + device.shared_reserved) <= device.shared_per_sm),
+        name="two blocks an SM: shared memory",
+        unit="bytes",
+    )
+    return p, cost(counts, B, H, z, s)
+
+
+def sizes(counts: Counts, z: Any) -> SimpleNamespace:
+    """tensor_layout.geometry for numbers and for variables; `z.padded` and `z.buffers` are given."""
+    units = z.padded // z.cluster
+    groups = units // (8 * z.octets)
+    warps = groups * z.splits
+    m_tiles = -(-z.octets * counts.recurrent // 2)
+    k_steps = z.padded // (16 * z.splits)
+    pairs = z.octets * z.n_tiles
+    own = -(-pairs // z.splits)
+    fragments = m_tiles * k_steps
+    left = _register_limit(warps) - _registers(counts, z, m_tiles, own)
+    in_registers = minimum(fragments, left // 4)
+    in_shared = fragments - in_registers
+    batch = 8 * z.n_tiles // z.spread
+    tile = batch * 16 * (units // 8 + 1 - units // 8 % 2)
+    sums = z.buffers * groups * pairs * (z.splits - 1) * counts.recurrent * 256
+    room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
+    room = maximum(room, minimum(4, maximum(1, in_registers)) * FRAGMENT_BYTES * warps)
+    barriers = 16 * (1 + (z.buffers - 1) * (z.splits - 1))
+    shared = 2 * batch * (2 * z.padded + 16) + room + barriers
+    shared = shared + warps * in_shared * FRAGMENT_BYTES
+    return SimpleNamespace(
+        units=units,
+        groups=groups,
+        warps=warps,
+        m_tiles=m_tiles,
+        k_steps=k_steps,
+        pairs=pairs,
+        own=own,
+        in_registers=in_registers,
+        registers=_registers(counts, z, m_tiles, own) + 4 * in_registers,
+        in_shared=in_shared,
+        batch=batch,
+        shared_bytes=shared,
+    )
+
+
+def _register_limit(warps: Any) -> Any:
+    """What ptxas may give a thread, in steps of 8."""
+    return minimum(255, 2048 // warps // 8 * 8)
+
+
+def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any) -> Any:
+    """Of a thread, without its fragments of R."""
+    columns = 2 // z.spread
+    pair = counts.states * columns + counts.inputs + counts.biases + 3
+    accumulators = 4 * m_tiles * z.n_tiles * z.chains
+    # partial sums come back into registers
+    combined = (z.splits - 1) * 8
+    return 32 + 4 * EARLY + accumulators + own * pair + minimum(combined, 24)
+
+
+def cost(counts: Counts, B: int, H: int, z: Any, s: Any) -> Any:
+    """Cycles of a step, times waves of clusters."""
+    per_scheduler = -(-s.warps // 4)
+    loads = 4 * s.warps * s.in_shared + 2 * s.warps * s.k_steps * z.n_tiles
+    issue = 8 * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
+    chain = HMMA * s.k_steps // z.chains
+    product = maximum(maximum(loads, issue), chain)
+    combine = (z.splits - 1) * (40 + 4 * s.groups * s.pairs * counts.recurrent)
+    pointwise = per_scheduler * s.own * 2 // z.spread * counts.cycles + counts.cycles
+    tiles = -(-B // s.batch)
+    rows = minimum(s.batch, -(-B // maximum(1, z.at_once // H)))
+    exchange = z.latency + z.slope * rows * s.units * 2 // 100
+    waves = -(-(tiles * H) // z.at_once)
+    step = STEP + WARP * per_scheduler + product + minimum(combine, 400) + pointwise + exchange
+    # a second block on an SM costs half as much again
+    return step * (2 * waves - z.pack * (waves - 1)) // 2
