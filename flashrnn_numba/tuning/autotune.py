@@ -15,13 +15,13 @@ from collections.abc import Callable
 from ..kernels.interface import Task
 from .cache import CacheWarning, Key, TuningCache
 from .cache import autotune as measure_all
-from .candidates import NODES, Setting
+from .candidates import Refusal, Setting, evaluate_model
 from .expressions import evaluator, variables_of
 from .hardware import Device
 from .models.common import Direction, Solution
 from .problem import Problem
 
-__all__ = ["AUTOTUNE", "key_of", "satisfies", "tries", "tune"]
+__all__ = ["AUTOTUNE", "is_tiling", "key_of", "satisfies", "tries", "tune"]
 
 AUTOTUNE = "FLASHRNN_NUMBA_AUTOTUNE"
 
@@ -63,18 +63,31 @@ def tune(
     """
     count = tries() if count is None else count
     s = setting
-    if s.model.refuses(s.task, s.device, s.direction) is not None:
-        return None
-    problem, cost = s.build()
+
+    def best() -> list[Solution]:
+        found = evaluate_model(s.model, s.task, s.device, s.direction)
+        if isinstance(found, Refusal):
+            return []
+        return [candidate.solution for candidate in found.best(max(1, count))]
+
     if count <= 1:
-        return problem.solve(minimize=cost, node_limit=NODES)
+        return next(iter(best()), None)
     key = key_of(s.model.name, s.task, s.device, s.direction)
-    valid = _Valid(problem, TuningCache() if cache is None else cache)
+    valid = _Valid(s, TuningCache() if cache is None else cache)
     known = valid.get(key)
     if known is not None:
         return known
-    best = problem.best(count, cost, node_limit=NODES)
-    return measure_all(best, measure, key, valid) if best else None
+    tilings = best()
+    return measure_all(tilings, measure, key, valid) if tilings else None
+
+
+def is_tiling(setting: Setting, solution: Solution) -> bool:
+    """Whether a solution is a tiling of the kernel for the task, as stated today."""
+    s = setting
+    if s.model.refuses(s.task, s.device, s.direction) is not None:
+        return False
+    statement = s.statement(solution)
+    return statement is not None and satisfies(statement.problem, statement.own(solution))
 
 
 def satisfies(problem: Problem, solution: Solution) -> bool:
@@ -97,13 +110,13 @@ def satisfies(problem: Problem, solution: Solution) -> bool:
 class _Valid(TuningCache):
     """A cache that forgets what is no solution of the problem at hand."""
 
-    def __init__(self, problem: Problem, cache: TuningCache) -> None:
+    def __init__(self, setting: Setting, cache: TuningCache) -> None:
         super().__init__(cache.path.parent)
-        self._problem = problem
+        self._setting = setting
 
     def get(self, key: Key) -> Solution | None:
         known = super().get(key)
-        if known is None or satisfies(self._problem, known):
+        if known is None or is_tiling(self._setting, known):
             return known
         warnings.warn(
             f"the tuning cache {self.path} has {known} for {key.kernel}, {key.shape}, which is no "

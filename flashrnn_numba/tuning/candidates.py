@@ -46,8 +46,12 @@ class Setting:
     device: Device
     direction: Direction
 
-    def build(self) -> Statement:
+    def build(self) -> tuple[Statement, ...]:
         return self.model.build(self.task, self.device, self.direction)
+
+    def statement(self, solution: Solution) -> Statement | None:
+        """The statement that a solution is of."""
+        return next((s for s in self.build() if s.covers(solution)), None)
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,17 @@ class Binding:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kernel that can do the task, with its best tiling."""
+    """A kernel that can do the task, with its best tiling.
+
+    firsts -- (cost, solution, number of the statement): the best of each statement, cheapest first.
+    nodes -- branches that all the searches took.
+    """
 
     setting: Setting
     solution: Solution
     cost: int
-    stats: Stats
+    nodes: int
+    firsts: tuple[tuple[int, Solution, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -111,26 +120,32 @@ class Candidate:
         return s.model.resources(s.task, s.device, s.direction, solution)
 
     def with_solution(self, solution: Solution, cost: int) -> Candidate:
-        return Candidate(self.setting, solution, cost, self.stats)
+        return Candidate(self.setting, solution, cost, self.nodes)
 
     def best(self, count: int) -> list[Candidate]:
         """The `count` tilings of least cost, this one first."""
-        problem, cost = self.setting.build()
-        found = problem.best(count, cost, node_limit=NODES)
+        statements = self.setting.build()
+        found: list[tuple[int, Solution]] = []
+        # whatever is among the best of all stands in one of the statements with the best firsts
+        for _, _, number in self.firsts[:count]:
+            found += statements[number].best(count, NODES)
+        found.sort(key=lambda pair: pair[0])
         # of several of one cost the search may have met another first
-        others = [s for s in found if s != self.solution][: count - 1]
-        return [self, *(self.with_solution(s, evaluate(cost, s)) for s in others)]
+        others = [pair for pair in found if pair[1] != self.solution][: count - 1]
+        return [self, *(self.with_solution(solution, cost) for cost, solution in others)]
 
     def binding(self) -> list[Binding]:
-        """Inequalities at their limit, the dearest first."""
-        problem, cost = self.setting.build()
+        """Limits that are nearly used up, the dearest first."""
+        statement = self.setting.statement(self.solution)
+        assert statement is not None
+        problem, cost = statement.problem, evaluate(statement.cost, self.solution)
         rows = []
         for requirement in problem.constraints:
             sides = requirement.sides(self.solution)
             if sides is None or not _is_limit(requirement) or not _tight(*sides):
                 continue
-            relaxed = _without(problem, requirement, cost, self.cost)
-            gain = None if relaxed is None else relaxed / max(1, self.cost)
+            relaxed = _without(problem, requirement, statement.cost, cost)
+            gain = None if relaxed is None else relaxed / max(1, cost)
             left, sign, right = sides
             rows.append(Binding(requirement.name, left, sign, right, requirement.unit or "", gain))
         return sorted(rows, key=lambda row: 1.0 if row.without is None else row.without)
@@ -147,15 +162,23 @@ class Refusal:
     def name(self) -> str:
         return self.setting.model.name
 
+    def _closest(self) -> Problem:
+        """The statement that asks least of the device."""
+        return self.setting.build()[-1].problem
+
+    def closest(self) -> Solution:
+        """The values for which the conflict holds, where the model cuts its problem by some."""
+        return {} if self.reason is not None else self.setting.build()[-1].fixed
+
     def conflict(self) -> list[str]:
         """Constraints that cannot hold together, by name; [] if there is another reason."""
         if self.reason is not None:
             return []
-        return self.setting.build().problem.conflict(node_limit=NODES)
+        return self._closest().conflict(node_limit=NODES)
 
     def shortfalls(self) -> list[str]:
         """For each limit of the conflict: the least that the others leave, and what there is."""
-        problem = self.setting.build().problem
+        problem = self._closest()
         names = set(self.conflict())
         core = [r for r in problem.constraints if r.name in names]
         return [line for r in core for line in _shortfall(problem, core, r)]
@@ -173,14 +196,19 @@ def evaluate_model(
     reason = model.refuses(task, device, direction)
     if reason is not None:
         return Refusal(setting, reason)
-    problem, cost = setting.build()
-    try:
-        solution = problem.solve(minimize=cost, node_limit=NODES)
-    except SearchLimit as limit:
-        return Refusal(setting, f"the tiling search was given up: {limit}")
-    if solution is None:
+    firsts, nodes = [], 0
+    for number, statement in enumerate(setting.build()):
+        try:
+            found = statement.best(1, NODES)
+        except SearchLimit as limit:
+            return Refusal(setting, f"the tiling search was given up: {limit}")
+        nodes += statement.problem.stats.nodes
+        firsts += [(cost, solution, number) for cost, solution in found]
+    if not firsts:
         return Refusal(setting, None)
-    return Candidate(setting, solution, evaluate(cost, solution), problem.stats)
+    firsts.sort(key=lambda row: row[0])
+    cost, solution, _ = firsts[0]
+    return Candidate(setting, solution, cost, nodes, tuple(firsts))
 
 
 def fits(model: Model, task: Task, device: Device, direction: Direction) -> bool:
@@ -188,7 +216,8 @@ def fits(model: Model, task: Task, device: Device, direction: Direction) -> bool
     if model.refuses(task, device, direction) is not None:
         return False
     try:
-        return model.build(task, device, direction).problem.solve(node_limit=NODES) is not None
+        statements = reversed(model.build(task, device, direction))
+        return any(s.problem.solve(node_limit=NODES) is not None for s in statements)
     except SearchLimit:
         return False
 

@@ -144,7 +144,9 @@ def _refusal(refusal: Refusal) -> list[str]:
     if refusal.reason is not None:
         return [f"{refusal.name}: {refusal.reason}"]
     names = ", ".join(f"`{name}`" for name in refusal.conflict())
-    lines = [f"{refusal.name}: no tiling; these cannot hold together: {names}"]
+    at = ", ".join(f"{name} {value}" for name, value in refusal.closest().items())
+    even = f", even with {at}" if at else ""
+    lines = [f"{refusal.name}: no tiling{even}; these cannot hold together: {names}"]
     lines += [f"  {line}" for line in refusal.shortfalls()]
     remedies = refusal.remedies()
     if remedies:

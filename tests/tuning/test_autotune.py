@@ -14,7 +14,7 @@ import pytest
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import CacheWarning, Device, TuningCache
-from flashrnn_numba.tuning.autotune import AUTOTUNE, key_of, satisfies, tries, tune
+from flashrnn_numba.tuning.autotune import AUTOTUNE, is_tiling, key_of, satisfies, tries, tune
 from flashrnn_numba.tuning.candidates import Setting
 from flashrnn_numba.tuning.models.registry import model
 
@@ -38,7 +38,8 @@ class Watch:
 def test_the_fastest_measured_tiling_wins_and_is_remembered(tmp_path):
     watch, cache = Watch(), TuningCache(tmp_path)
     won = tune(SETTING, watch, 4, cache)
-    problem, cost = SETTING.build()
+    (statement,) = SETTING.build()
+    problem, cost = statement.problem, statement.cost
     assert watch.seen == problem.best(4, cost)
     assert won == watch.seen[3] != watch.seen[0]
     again = Watch()
@@ -50,7 +51,8 @@ def test_off_means_the_models_best_without_a_measurement(tmp_path, monkeypatch):
     monkeypatch.setenv("FLASHRNN_NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv(AUTOTUNE, raising=False)
     watch = Watch()
-    problem, cost = SETTING.build()
+    (statement,) = SETTING.build()
+    problem, cost = statement.problem, statement.cost
     assert tries() == 0
     assert tune(SETTING, watch) == problem.solve(minimize=cost)
     assert watch.seen == []
@@ -113,7 +115,8 @@ def test_what_is_remembered_must_still_be_a_tiling(tmp_path):
 
 
 def test_satisfies_agrees_with_the_solver():
-    problem, cost = SETTING.build()
+    (statement,) = SETTING.build()
+    problem, cost = statement.problem, statement.cost
     for solution in problem.best(20, cost):
         assert satisfies(problem, solution)
     best = problem.solve(minimize=cost)
@@ -188,7 +191,7 @@ def test_measuring_runs_the_kernel_itself(tmp_path):
         machine = EmulatedMachine("T4")
         setting = Setting(model("portable"), task, machine.device(), direction)
         small = {**dict.fromkeys(names, 1), "threads": 32}
-        assert satisfies(setting.build().problem, small)
+        assert is_tiling(setting, small)
         assert measurer(setting, machine, runs=1)(small) > 0
         assert machine.launched[-1].name == f"fused_{direction}"
         assert machine.launched[-1].threads == 32

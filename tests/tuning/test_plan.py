@@ -184,7 +184,7 @@ def refusal(D: int, name: str = "portable", dtype: str = "float32") -> Refusal:
 
 def test_the_conflict_names_real_constraints():
     found = refusal(768)
-    problem = found.setting.build().problem
+    problem = found.setting.build()[-1].problem
     names = found.conflict()
     assert names
     assert set(names) <= {r.name for r in problem.constraints}

@@ -31,7 +31,7 @@ class Alternating:
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         return None
 
-    def build(self, task: Task, device: Device, direction: Direction) -> Statement:
+    def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         """threads of a pointwise block, and how many blocks cover all units of all rows."""
         p = Problem()
         items = max(1, task.B) * task.H * task.D
@@ -43,7 +43,7 @@ class Alternating:
         )
         p.require(blocks * threads >= items, "every unit has a thread", "threads")
         p.require((blocks - 1) * threads < items, "no idle block", "threads")
-        return Statement(p, blocks * threads)
+        return (Statement(p, blocks * threads),)
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         return {

@@ -7,7 +7,8 @@ a `Footprint`; the arithmetic of limits is here, once for all kernels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ...kernels.interface import Task
@@ -20,11 +21,39 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 Solution = dict[str, int]
 
 
-class Statement(NamedTuple):
-    """A tiling problem and its cost: an integer expression in the model's own unit."""
+@dataclass(frozen=True)
+class Statement:
+    """A tiling problem and its cost: an integer expression in the model's own unit.
+
+    A model may cut its problem into several statements, one for each value of some variables:
+    `fixed` are these, and part of every solution. `total` turns a solution of the problem into a
+    cost that can be compared between statements (None: `cost` can).
+    """
 
     problem: Problem
     cost: Expression | int
+    fixed: Solution = field(default_factory=dict)
+    total: Callable[[Solution], int] | None = None
+
+    def value(self, solution: Solution) -> int:
+        """The cost of a solution, with or without the fixed values in it."""
+        return evaluate(self.cost, solution) if self.total is None else self.total(solution)
+
+    def best(self, count: int, node_limit: int) -> list[tuple[int, Solution]]:
+        """(cost, whole solution) of the `count` best, cheapest first."""
+        found = self.problem.best(count, self.cost, node_limit=node_limit)
+        return sorted(
+            ((self.value(solution), self.fixed | solution) for solution in found),
+            key=lambda pair: pair[0],
+        )
+
+    def own(self, solution: Solution) -> Solution:
+        """The problem's own part of a whole solution."""
+        return {name: value for name, value in solution.items() if name not in self.fixed}
+
+    def covers(self, solution: Solution) -> bool:
+        """Whether a whole solution is one of this statement."""
+        return self.fixed.items() <= solution.items()
 
 
 @dataclass(frozen=True)
@@ -62,8 +91,9 @@ class Model(Protocol):
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         """Why this kernel is out of the question, whatever the tiling (dtype, device); or None."""
 
-    def build(self, task: Task, device: Device, direction: Direction) -> Statement:
-        """The tiling as an integer problem."""
+    def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
+        """The tiling as an integer problem, or as several that are solved one by one; the last is
+        the one that asks least of the device."""
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         """The solution in the kernel's vocabulary: name -> value with its unit."""

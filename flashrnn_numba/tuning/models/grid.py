@@ -47,7 +47,7 @@ class Grid:
             return f"the head dimension must be a multiple of 16, got {task.D}"
         return None
 
-    def build(self, task: Task, device: Device, direction: Direction) -> Statement:
+    def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         """
         batch_tile  rows of s_0 that a group works on
         spread      blocks of a group; units = D / spread
@@ -98,7 +98,7 @@ class Grid:
         pointwise = 60 * -(-batch_tile * units // (warps * WARP))
         exchange = batch_tile * units // 24 + 2 * groups * spread
         cycles = product + reads + pointwise + 25 * k_splits + exchange
-        return Statement(p, rounds * (2400 + cycles))
+        return (Statement(p, rounds * (2400 + cycles)),)
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         z = solution

@@ -22,8 +22,8 @@ class Portable:
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         return None
 
-    def build(self, task: Task, device: Device, direction: Direction) -> Statement:
-        return Statement(*fused.model(task.cell, task.dtype, task.D, task.H, direction, device))
+    def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
+        return (Statement(*fused.model(task.cell, task.dtype, task.D, task.H, direction, device)),)
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         z = solution
