@@ -17,8 +17,8 @@ from ..cells import Cell, emit
 class Halves:
     """functions: text of two device functions, `early_half` (gates, states) -> kept values and
     `late_half` (kept values, cotangents) -> gate gradients, state gradients. calls: lines that call
-    them for item `e` of pair `p`, and for item `i` (literals where they are put in), from and to the
-    kernel's arrays.
+    them for item `e` of pair `p`, and for item `i` (literals where they are put in), from and to
+    the kernel's arrays.
     """
 
     functions: str
@@ -52,9 +52,7 @@ def halves(cell: Cell) -> Halves:
     functions += _function("late_half", second, late, results)
     count = max(1, len(kept))
     sizes = {kind: len(kinds[kind]) for kind in kinds}
-    values = ", ".join(
-        f"{kind}[e * {sizes[kind]} + {i}]" for kind, i in (inputs[n] for n in first)
-    )
+    values = ", ".join(f"{kind}[e * {sizes[kind]} + {i}]" for kind, i in (inputs[n] for n in first))
     early_call = [f"half = early_half({values})"]
     early_call += [f"kept[(p * EACH + e) * {count} + {q}] = half[{q}]" for q in range(len(kept))]
     values = ", ".join(f"kept[i * {count} + {q}]" for q in range(len(kept)))

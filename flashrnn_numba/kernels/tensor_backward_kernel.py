@@ -3,10 +3,10 @@
 One cluster of CLUSTER blocks runs one head for TILE batch rows; block `rank` owns UNITS units, with
 all their gates. One step:
 
-- late: the cotangent-dependent part of the cell's vector-Jacobian product, at what each thread owns
-  (*items*: a unit and a batch row). Gate gradients go to shared memory as the 16-bit B operand.
-- barrier; product: sums[u, row] = sum over own gates and units v of R[gate, v, u] dgate[v, row], for
-  all previous units u of the head. R^T is the resident A operand.
+- late: the cotangent-dependent part of the cell's vector-Jacobian product, at what each thread
+  owns (*items*: a unit and a batch row). Gate gradients go to shared memory, the 16-bit B operand.
+- barrier; product: sums[u, row] = sum over own gates and units v of R[gate, v, u] dgate[v, row],
+  for all previous units u of the head. R^T is the resident A operand.
 - early: all of the step before that needs no cotangent, while tensor cores work. Its inputs were
   asked for AHEAD steps ago: each thread copies what it will need into its own words of a ring in
   shared memory (cp.async), so that no register waits for memory.
@@ -17,7 +17,7 @@ all their gates. One step:
 The gradient of each state stays in registers for all steps.
 """
 # mypy: ignore-errors
-# ruff: noqa: F821
+# ruff: noqa: F821, F841
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def tensor_backward(
     open_carry()
     open_exchange()
     for s in range(AHEAD):
-        if T > s:
+        if s < T:
             fetch(T - 1 - s)
         ptx.cp_async_commit()
     if T > 0:

@@ -1,10 +1,10 @@
-"""Parts of the tensor-core backward kernel, written into the template where they are called.
+"""Parts of the tensor-core backward kernel: what a thread owns, reads and writes.
 
 EACH: neighbouring units that a thread owns together (1 or 2, a *pair* either way). WIDE: two, read
 and written by one instruction, for which D must be even.
 """
 # mypy: ignore-errors
-# ruff: noqa: F821
+# ruff: noqa: F821, F841
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def point_at_last_step() -> None:
     units = H * D
     gate_step, state_step = GATES * units, units
     at = (row0 * T + T - 1) * units + head * D
-    gates_in = ptx.global_at(ptx.global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1)))
+    gates_in = ptx.global_at(
+        ptx.global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1))
+    )
     gates_out = ptx.global_at(ptx.global_address(dgates), 2 * (at * GATES - head * D * (GATES - 1)))
     previous_out = ptx.global_at(ptx.global_address(previous), 2 * at)
     s0_in = ptx.global_at(ptx.global_address(states), 2 * (at - units))
@@ -106,7 +108,13 @@ def point_at_last_step() -> None:
             )
         d_in[k] = ptx.global_at(
             ptx.global_address(dstates),
-            2 * (k * d_strides[0] + row0 * d_strides[1] + (T - 1) * d_strides[2] + head * d_strides[3]),
+            2
+            * (
+                k * d_strides[0]
+                + row0 * d_strides[1]
+                + (T - 1) * d_strides[2]
+                + head * d_strides[3]
+            ),
         )
     gate_pitch = int32(units)
     for p in unroll(PAIRS):
@@ -164,9 +172,7 @@ def fetch(step) -> None:
     of the step before."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
-        if ALL_ACTIVE:
-            fetch_pair(p, step)
-        elif active[p] != 0:
+        if ALL_ACTIVE or active[p] != 0:
             fetch_pair(p, step)
     gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
     s0_in = ptx.global_at(s0_in, -2 * state_step)
@@ -270,20 +276,17 @@ def start_numbers(p) -> None:
 
 def ask_reset(step) -> None:
     """Does the state become the initial one before this step?"""
-    if RESETS:
-        if (step) >= 0:
-            for p in unroll(PAIRS):
-                at = (row0 + line[p]) * reset_strides[0] + (step) * reset_strides[1]
-                restart[p] = reset[at] if (step) < length[p * EACH] else 0
+    if RESETS and (step) >= 0:
+        for p in unroll(PAIRS):
+            at = (row0 + line[p]) * reset_strides[0] + (step) * reset_strides[1]
+            restart[p] = reset[at] if (step) < length[p * EACH] else 0
 
 
 def early(step) -> None:
     """The early half of a step, from the ring; of no effect before the first step."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
-        if ALL_ACTIVE:
-            early_pair(p)
-        elif active[p] != 0:
+        if ALL_ACTIVE or active[p] != 0:
             early_pair(p)
 
 
@@ -397,152 +400,9 @@ def store_gates() -> None:
                 if stored[p * EACH + e] != 0:
                     for j in unroll(GATES):
                         ptx.st_global_u16(
-                            ptx.global_index(gates_out, int32(gate_index[p] + j * gate_pitch + e), 2),
+                            ptx.global_index(
+                                gates_out, int32(gate_index[p] + j * gate_pitch + e), 2
+                            ),
                             bits[(p * EACH + e) * GATES + j],
                         )
     gates_out = ptx.global_at(gates_out, -2 * gate_step)
-
-
-def product() -> None:
-    if REGISTERS > 0:
-        acc = mma(fragments, staged_at, ptx.shared_at(b_at, tile))
-    else:
-        acc = mma(staged_at, ptx.shared_at(b_at, tile))
-    if CLUSTER > 1:
-        send_sums()
-    elif not DIRECT:
-        store_sums()
-
-
-def bring_home() -> None:
-    """sums[i] = the product at the thread's items."""
-    if DIRECT:
-        take_accumulators()
-    elif CLUSTER > 1:
-        ptx.mbarrier_wait_cluster(
-            ptx.shared_at(shared, BARRIERS_AT + (n & 1) * 8), int32((n >> 1) & 1)
-        )
-        add_sums(int32((n & 1) * SUMS_BYTES))
-    else:
-        cuda.syncthreads()
-        add_sums(int32(0))
-
-
-def take_accumulators() -> None:
-    for p in unroll(PAIRS):
-        if TILE >= 8:
-            for e in unroll(2):
-                sums[p * 2 + e] = acc[p // 2 * 4 + 2 * e + p % 2]
-        elif TILE == 4:
-            # column `quad` is with lane quad / 2
-            other = uint32((lane & 28) + (quad >> 1))
-            for e in unroll(2):
-                even = ptx.shfl_idx_f32(FULL, acc[p * 4 + 2 * e], other)
-                odd = ptx.shfl_idx_f32(FULL, acc[p * 4 + 2 * e + 1], other)
-                sums[p * 2 + e] = odd if quad & 1 else even
-        else:
-            # lane 0 of the quad has both units and columns
-            other = uint32(lane & 28)
-            a = ptx.shfl_idx_f32(FULL, acc[p * 4], other)
-            c = ptx.shfl_idx_f32(FULL, acc[p * 4 + 2], other)
-            if TILE == 2:
-                b = ptx.shfl_idx_f32(FULL, acc[p * 4 + 1], other)
-                d = ptx.shfl_idx_f32(FULL, acc[p * 4 + 3], other)
-                low = b if quad & 1 else a
-                high = d if quad & 1 else c
-                sums[p] = high if quad & 2 else low
-            else:
-                sums[p] = c if quad & 1 else a
-
-
-def send_sums() -> None:
-    """To each block the partial sums of its own units; they count on its mbarrier."""
-    if tid == 0:
-        ptx.mbarrier_arrive_expect(
-            ptx.shared_at(shared, BARRIERS_AT + (n & 1) * 8), CLUSTER * SOURCE_BYTES
-        )
-    for m in unroll(M_TILES):
-        for c in unroll(N_TILES):
-            if quad < QUADS:
-                to = ptx.shared_at(target[m], (n & 1) * SUMS_BYTES + c * (8 * QUADS * CHUNK))
-                mbarrier = ptx.shared_at(counter[m], (n & 1) * 8)
-                if CHUNK == 8:
-                    ptx.st_async_v2_u32(
-                        to,
-                        (
-                            pack(acc[(m * N_TILES + c) * 4], acc[(m * N_TILES + c) * 4 + 2]),
-                            pack(acc[(m * N_TILES + c) * 4 + 1], acc[(m * N_TILES + c) * 4 + 3]),
-                        ),
-                        mbarrier,
-                    )
-                else:
-                    ptx.st_async_v4_u32(
-                        to,
-                        (
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4]),
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 2]),
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 1]),
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 3]),
-                        ),
-                        mbarrier,
-                    )
-
-
-def store_sums() -> None:
-    """The partial sums of this warp's part of k, for the whole block."""
-    for m in unroll(M_TILES):
-        for c in unroll(N_TILES):
-            if quad < QUADS:
-                values = (
-                    acc[(m * N_TILES + c) * 4],
-                    acc[(m * N_TILES + c) * 4 + 2],
-                    acc[(m * N_TILES + c) * 4 + 1],
-                    acc[(m * N_TILES + c) * 4 + 3],
-                )
-                ptx.st_shared_v4_f32(ptx.shared_at(target[m], c * (8 * QUADS * CHUNK)), values)
-
-
-def add_sums(buffer) -> None:
-    """The partial sums of all sources, in their order."""
-    for p in unroll(PAIRS):
-        for e in unroll(EACH):
-            sums[p * EACH + e] = real(0.0)
-        for s in unroll(SOURCES):
-            place = ptx.shared_at(sum_at[p], buffer + s * SOURCE_BYTES)
-            if EACH == 2:
-                if CHUNK == 8:
-                    two = unpack(ptx.ld_shared_u32(place))
-                else:
-                    two = ptx.ld_shared_v2_f32(place)
-                sums[p * 2] += two[0]
-                sums[p * 2 + 1] += two[1]
-            elif CHUNK == 8:
-                sums[p] += widen(ptx.ld_shared_u16(place))
-            else:
-                sums[p] += ptx.ld_shared_f32(place)
-
-
-def open_exchange() -> None:
-    """Where this warp's partial sums go; and mbarriers, before anybody sends."""
-    if not DIRECT:
-        target = cuda.local.array(M_TILES, uint32)
-        counter = cuda.local.array(M_TILES, uint32)
-        for m in unroll(M_TILES):
-            m_tile = int32(m_group * M_TILES + m)
-            local_tile = int32(m_tile % (UNITS // 16))
-            place = int32((local_tile * (8 * N_TILES) + group) * QUADS)
-            place = int32(place + (quad ^ swizzle(group))) * CHUNK
-            if CLUSTER > 1:
-                owner = int32(m_tile // (UNITS // 16))
-                mine = ptx.shared_at(shared, SUMS_AT + rank * SOURCE_BYTES + place)
-                target[m] = ptx.mapa(mine, owner)
-                counter[m] = ptx.mapa(ptx.shared_at(shared, BARRIERS_AT), owner)
-            else:
-                target[m] = ptx.shared_at(shared, SUMS_AT + part * SOURCE_BYTES + place)
-    if CLUSTER > 1:
-        if tid == 0:
-            ptx.mbarrier_init(ptx.shared_at(shared, BARRIERS_AT), 1)
-            ptx.mbarrier_init(ptx.shared_at(shared, BARRIERS_AT + 8), 1)
-            ptx.fence_mbarrier_init()
-        ptx.cluster_arrive()
-        ptx.cluster_wait()

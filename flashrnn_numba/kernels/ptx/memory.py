@@ -207,9 +207,7 @@ BLOCKS.update({block.block.name: block for block in (shared_address, global_addr
 BLOCKS.update({block.block.name: block for block in (shared_at, global_at)})
 
 
-@instruction(
-    "mad.wide.s32 {out}, {index}, {size}, {base};", section="mad", effects="none"
-)
+@instruction("mad.wide.s32 {out}, {index}, {size}, {base};", section="mad", effects="none")
 def global_index(t: Any, base: U64, index: I32, size: Literal) -> U64:
     """base + index * size. The compiler does not see through it, so that it keeps one base and
     32-bit indices in registers, and not each of the addresses."""

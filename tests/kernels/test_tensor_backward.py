@@ -1,0 +1,293 @@
+"""The tensor-core backward kernel: the kernel's own source in the emulator, against the oracle."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda", reason="the building blocks are numba-cuda intrinsics")
+pytest.importorskip("greenlet", reason="the kernels run in the emulator")
+pytest.importorskip("ml_dtypes", reason="arrays of bfloat16")
+
+from ptx_support import needs_ptxas
+
+from flashrnn_numba.cells import cell, exp, sigmoid, tanh
+from flashrnn_numba.cells.elman import elman
+from flashrnn_numba.cells.gru import gru
+from flashrnn_numba.cells.lstm import lstm
+from flashrnn_numba.cells.slstm import slstm
+from flashrnn_numba.kernels import fused, reference
+from flashrnn_numba.kernels.assemble import assemble
+from flashrnn_numba.kernels.emulated import EmulatedMachine
+from flashrnn_numba.kernels.fused_names import (
+    HAS_DLAST,
+    HAS_DSTATES,
+    HAS_LENGTHS,
+    HAS_RESET,
+    HAS_STATES,
+)
+from flashrnn_numba.kernels.interface import Task
+from flashrnn_numba.kernels.launch import compile_to_ptx
+from flashrnn_numba.kernels.tensor_backward import (
+    D_WORDS,
+    Tiling,
+    backward_program,
+    grid,
+    layout,
+)
+from flashrnn_numba.kernels.tensor_backward_cell import halves
+from flashrnn_numba.kernels.tensor_backward_run import no_tiling, plan, run_backward
+from flashrnn_numba.testing.problem import exact, oracle_task, random_problem, solve
+from flashrnn_numba.testing.tolerances import relative_error, tolerance
+from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.models import tensor_backward as tuner
+
+
+@cell(gates={"a": "xRb", "p": "b", "v": "xR"}, states=("y", "u"), initial={"u": 0.5})
+def own(g, s):
+    """A gate without input, one without R, an initial value other than 0, a division."""
+    u = sigmoid(g.a) * s.u + tanh(g.v) / (1 + exp(g.p))
+    return tanh(u) + 0.5 * s.y, u
+
+
+def elements(array, axes):
+    if array is None:
+        return (0,) * axes
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def backward(problem, tiling, kept="float32", words=True, schedule=None):
+    """What the kernel writes for a problem: dgates, s_0 before each step, dinitial."""
+    B, T, H, D = problem.shape
+    cell, inputs, dtype = problem.cell, problem.inputs, problem.inputs.Wx.dtype
+    S, G = len(cell.states), len(cell.gates)
+    wide = exact(problem)
+    task = oracle_task(cell, wide.inputs, wide.clip)
+    states, _, steps = reference.forward(task, wide.inputs, keep=True)
+    gates = np.zeros((B, T, G, H, D), np.float32)
+    for t, (_, g) in enumerate(steps):
+        gates[:, t] = np.moveaxis(g, 0, 1)
+    form = np.float32 if kept == "float32" else dtype
+    out = [np.full(s, np.nan, dtype) for s in ((B, T, G, H, D), (B, T, H, D), (S, B, 1, H, D))]
+    reset = None if inputs.reset is None else inputs.reset.view(np.uint8)
+    lengths = None if inputs.lengths is None else inputs.lengths.astype(np.int64)
+    options = HAS_STATES * (inputs.states is not None) + HAS_RESET * (reset is not None)
+    options += HAS_LENGTHS * (lengths is not None) + D_WORDS * (words and D % 2 == 0)
+    options += HAS_DSTATES * (problem.dstates is not None) + HAS_DLAST * (problem.dlast is not None)
+    program = backward_program(
+        cell, dtype.name, D, tiling, gates=kept, others=kept, resets=reset is not None
+    )
+    arguments = [
+        inputs.R, elements(inputs.R, 4), inputs.states, elements(inputs.states, 5), reset,
+        elements(reset, 2), lengths, states.astype(dtype), states[1:].astype(form),
+        gates.astype(form), problem.dstates, elements(problem.dstates, 5), problem.dlast,
+        elements(problem.dlast, 5), *out, problem.clip or 0.0, B, T, H, options,
+    ]  # fmt: skip
+    EmulatedMachine(schedule=schedule).launch(program, grid(tiling, B, H), arguments)
+    return out
+
+
+def check(problem, tiling, **options):
+    """Every array that follows from the kernel's results agrees with the oracle's."""
+    B, T, _, D = problem.shape
+    cell, wide = problem.cell, exact(problem)
+    task = oracle_task(cell, wide.inputs, wide.clip)
+    kept = reference.forward(task, wide.inputs, keep=True)[2]
+    zero = np.zeros((len(cell.states), B, T, *problem.shape[2:]))
+    dstates = zero if wide.dstates is None else wide.dstates
+    want = reference.backward(task, wide.inputs, kept, dstates, wide.dlast)
+    dgates, previous, dinitial = (a.astype(float) for a in backward(problem, tiling, **options))
+    got = {
+        "dWx": (dgates[:, :, list(cell.input_gates)], want.Wx),
+        "dR": (
+            np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous),
+            want.R,
+        ),
+        "db": (dgates[:, :, list(cell.bias_gates)].sum((0, 1)), want.b),
+    }
+    if want.states is not None:
+        got["dinitial"] = (dinitial, want.states)
+    limit = tolerance(problem.dtype, T, D, B)
+    errors = {name: relative_error(*pair) for name, pair in got.items()}
+    assert max(errors.values()) <= limit, (errors, limit)
+
+
+BF, F = "bfloat16", "float16"
+ALL = {"reset": True, "lengths": True, "clip": 0.1}
+CASES = [
+    # one block a head, whole sums in the accumulators: every way to spread a batch tile over lanes
+    (lstm, BF, (3, 5, 2, 16), Tiling(1, 1, 1), {}),
+    (lstm, BF, (3, 5, 2, 16), Tiling(1, 2, 1), ALL),
+    (slstm, F, (3, 4, 1, 24), Tiling(1, 4, 2), ALL),
+    (gru, F, (9, 4, 1, 40), Tiling(1, 8, 3, registers=5), {"states": False}),
+    (elman, BF, (17, 4, 1, 16), Tiling(1, 16, 1), ALL),
+    # an odd head: no two numbers share an aligned word
+    (lstm, BF, (3, 4, 1, 15), Tiling(1, 8, 1), ALL),
+    (slstm, BF, (3, 4, 1, 15), Tiling(1, 2, 1), {}),
+    (gru, BF, (2, 3, 1, 17), Tiling(1, 2, 1, k_parts=2, each=1), ALL),
+    # warps that share a sum: by gates, by units, by both
+    (slstm, BF, (5, 4, 1, 24), Tiling(1, 8, 1, gate_parts=2), {}),
+    (elman, F, (3, 4, 1, 40), Tiling(1, 2, 3, k_parts=3, each=1), ALL),
+    (lstm, BF, (3, 3, 1, 24), Tiling(1, 4, 2, gate_parts=4, k_parts=2, ahead=2), {"states": False}),
+    # clusters
+    (lstm, BF, (5, 5, 1, 24), Tiling(2, 4, 1), ALL),
+    (elman, F, (9, 4, 2, 40), Tiling(2, 8, 2, half=True), {}),
+    (slstm, F, (2, 4, 1, 40), Tiling(2, 1, 2, registers=9, each=1), ALL),
+    (gru, BF, (4, 3, 1, 64), Tiling(4, 4, 2, each=1, half=True), ALL),
+    (lstm, BF, (2, 3, 1, 33), Tiling(2, 2, 4, each=2, half=True), {"states": False}),
+    (own, BF, (3, 4, 1, 24), Tiling(1, 4, 1), ALL),
+    (own, F, (3, 4, 1, 24), Tiling(2, 2, 1, each=1), {"states": False}),
+]
+
+
+@pytest.mark.parametrize(("cell", "dtype", "shape", "tiling", "options"), CASES)
+def test_agrees_with_the_oracle(cell, dtype, shape, tiling, options):
+    check(random_problem(cell, dtype, shape, **options), tiling)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_inputs_kept_in_16_bits_and_strided_gradients(each):
+    """dstates with units 3 apart, steps and rows in another order: read where they lie."""
+    problem = random_problem(lstm, F, (3, 4, 1, 16), seed=3)
+    store = np.zeros((2, 4, 1, 3, 48), np.float16)
+    dstates = store[:, :, :, :, ::3].transpose(0, 3, 1, 2, 4)
+    dstates[:] = problem.dstates
+    problem = type(problem)(lstm, problem.inputs, dstates, None)
+    tiling = Tiling(1, 2, 1, gate_parts=2, each=each)
+    # pre-activations rounded to 16 bits: the oracle's are not, the tolerance covers the difference
+    check(problem, tiling, kept="float16", words=False)
+
+
+def test_no_gradient_of_the_states_and_one_step():
+    problem = random_problem(gru, BF, (3, 1, 1, 16), seed=5)
+    check(type(problem)(gru, problem.inputs, None, problem.dlast), Tiling(1, 4, 1))
+
+
+def test_same_bits_in_any_order_of_threads_and_copies():
+    problem = random_problem(lstm, BF, (3, 3, 1, 24), seed=2, **ALL)
+    tiling = Tiling(2, 4, 1, half=True)
+    first, second = (backward(problem, tiling, schedule=seed) for seed in (None, 11))
+    for a, b in zip(first, second, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_early_half_has_all_that_needs_no_cotangent():
+    two = halves(lstm)
+    early, late = two.functions.split("def late_half")
+    for name in ("sigmoid", "tanh"):
+        assert name in early
+        assert name not in late
+    # the divisions by what is known early are products
+    assert "divide" not in halves(slstm).functions.split("def late_half")[1]
+
+
+def test_tilings_are_checked():
+    for tiling, message in (
+        (Tiling(1, 3, 1), "tile is 3"),
+        (Tiling(1, 8, 3), "m_tiles to divide"),
+        (Tiling(2, 8, 1, gate_parts=2), "every warp sums over all"),
+        (Tiling(1, 8, 1, ahead=3), "power of 2"),
+        (Tiling(1, 8, 1, half=True), "half is for clusters"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layout(lstm, 64, tiling)
+
+
+# the solver's model
+
+
+SHAPES = [(lstm, 64, 12, 16), (lstm, 64, 12, 128), (slstm, 256, 3, 16), (gru, 768, 1, 16)]
+
+
+@pytest.mark.parametrize(("cell", "D", "H", "B"), SHAPES)
+@pytest.mark.parametrize("name", ["H200", "A100"])
+def test_model_counts_the_layouts_bytes(cell, D, H, B, name):
+    device = Device.named(name)
+    choice = tuner.choose(cell, BF, B, H, D, device)
+    if choice is None:
+        # R does not fit into one block, and there are no clusters
+        assert (device.max_cluster, D >= 256) == (1, True)
+        return
+    tiling = choice.tiling
+    z = layout(cell, D, tiling)
+    assert z.shared_bytes <= device.shared_per_block
+    # one byte less than the layout takes, and the model finds no room for this tiling
+    p, _ = tuner.model(cell, D, device, tiling.cluster, tiling.tile)
+    values = {v.name: v for v in p.variables}
+    chosen = {
+        "m_tiles": tiling.m_tiles,
+        "gate_parts": tiling.gate_parts,
+        "k_parts": tiling.k_parts,
+        "each": z.each,
+        "ahead": tiling.ahead,
+        "resident_rows": z.registers // z.k_steps,
+    }
+    for key, value in chosen.items():
+        p.require(values[key] == value)
+    (room,) = [r for r in p.constraints if r.name == "shared memory of a block"]
+    assert p.solve() == chosen
+    assert room.sides(chosen)[0] == z.shared_bytes
+
+
+def task_of(cell, dtype, B, T, H, D):
+    return Task(cell, B, T, H, D, dtype)
+
+
+def test_plan_counts_the_batch_in_powers_of_two():
+    device = Device.named("H200")
+    assert plan(task_of(lstm, BF, 9, 5, 12, 64), device) == plan(
+        task_of(lstm, BF, 16, 5, 12, 64), device
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "message"),
+    [
+        (task_of(lstm, "float32", 16, 5, 12, 64), "H200", "bfloat16 and float16, got float32"),
+        (task_of(lstm, F, 16, 5, 12, 64), "T4", "compute capability below 8.0"),
+        (task_of(lstm, BF, 16, 5, 1, 2048), "H200", "does not fit into the registers and shared"),
+        (task_of(lstm, BF, 16, 5, 1, 512), "A100", "memory of 1 multiprocessors of A100"),
+    ],
+)
+def test_what_cannot_run_says_why(task, name, message):
+    assert message in no_tiling(task, Device.named(name))
+
+
+def test_long_sequences_take_smaller_tiles():
+    """Indices within a tile have 32 bits."""
+    device = Device.named("H200")
+    task = task_of(lstm, BF, 128, 400_000, 12, 64)
+    tile = plan(task, device).tile
+    assert (tile - 1) * task.T * 4 * 12 * 64 + 4 * 12 * 64 < 2**31
+    assert tile < plan(task_of(lstm, BF, 128, 1000, 12, 64), device).tile
+
+
+@pytest.mark.parametrize("options", [{}, ALL])
+def test_whole_backward_after_the_portable_forward(options):
+    """From the public inputs to all gradients, with the tiling that the solver picks."""
+    problem = random_problem(lstm, BF, (3, 4, 2, 16), **options)
+    B, T, H, D = problem.shape
+    task = Task(lstm, B, T, H, D, BF, clip=problem.clip)
+    on = EmulatedMachine()
+    kept = fused.run_forward(on, task, problem.inputs, True)[2]
+    got = run_backward(on, task, problem.inputs, kept, problem.dstates, problem.dlast)
+    assert on.launched[-1].name == "tensor_backward"
+    want = solve(problem)
+    for name, array in zip(("dWx", "dR", "db", "dstates"), got, strict=True):
+        error = relative_error(array.astype(float), want[name])
+        assert error <= tolerance(BF, T, D, B), name
+
+
+@needs_ptxas
+@pytest.mark.parametrize(
+    ("cell", "D", "tiling", "cc"),
+    [
+        (lstm, 64, Tiling(1, 2, 1), (8, 0)),
+        (lstm, 64, Tiling(2, 4, 1, half=True), (9, 0)),
+        (gru, 256, Tiling(4, 4, 2, each=1), (10, 0)),
+        (lstm, 768, Tiling(16, 4, 6, registers=39, each=1, half=True), (9, 0)),
+    ],
+)
+def test_assembles_without_spills(cell, D, tiling, cc):
+    program = backward_program(cell, BF, D, tiling)
+    used = assemble(compile_to_ptx(program, cc), cc)
+    assert used.spill_stores == used.spill_loads == used.stack_bytes == 0
+    assert used.shared_bytes == 0  # all of it is dynamic: what the layout counts
