@@ -9,6 +9,8 @@ the model's cost and the measured times, and how the chosen tiling compares with
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -18,8 +20,8 @@ from typing import Any
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import Device, DeviceNotFoundError
-from flashrnn_numba.tuning.candidates import Candidate, Setting, evaluate_model
-from flashrnn_numba.tuning.models.common import DIRECTIONS, Solution, evaluate
+from flashrnn_numba.tuning.candidates import NODES, Candidate, Setting, evaluate_model
+from flashrnn_numba.tuning.models.common import DIRECTIONS, Solution
 from flashrnn_numba.tuning.models.registry import models
 
 from .record import origin, write
@@ -28,6 +30,7 @@ from .record import origin, write
 SHAPES = ((64, 12, 16), (64, 12, 128), (128, 6, 16), (256, 3, 16), (512, 1, 16), (768, 1, 16))
 MORE = ((768, 1, 128), (1024, 1, 16), (2048, 1, 16))
 DTYPES = ("bfloat16", "float32")
+BEST, MOST = 10, 3000  # tilings looked at: the best of each problem, and so many others in all
 
 
 def solve_times(device: Device, repeat: int) -> list[dict[str, Any]]:
@@ -51,18 +54,31 @@ def _name(setting: Setting) -> dict[str, Any]:
 
 
 def _solve(setting: Setting, repeat: int) -> dict[str, Any]:
-    times = []
+    """A model that cuts its problem has its statements solved one after the other."""
+    found, totals = None, []
+    slowest = float("inf")
     for _ in range(repeat):
+        fresh = dataclasses.replace(setting)
         start = time.perf_counter()
-        problem, cost = setting.build()
-        solution = problem.solve(minimize=cost)
-        times.append(time.perf_counter() - start)
+        count = len(fresh.statements)
+        each = (time.perf_counter() - start) / count  # to state one of them
+        times = []
+        for statement in fresh.statements:
+            start = time.perf_counter()
+            statement.best(1, NODES)
+            times.append(each + time.perf_counter() - start)
+        totals.append(sum(times))
+        slowest = min(slowest, max(times))
+    found = evaluate_model(setting.model, setting.task, setting.device, setting.direction)
+    problem = fresh.statements[0].problem
     return {
+        "problems": count,
         "variables": len(problem.variables),
         "constraints": len(problem.constraints),
-        "ms": round(1e3 * min(times), 2),
-        "nodes": problem.stats.nodes,
-        "solution": solution,
+        "ms": round(1e3 * min(totals), 2),
+        "slowest_ms": round(1e3 * slowest, 2),
+        "nodes": sum(s.problem.stats.nodes for s in fresh.statements),
+        "solution": found.solution if isinstance(found, Candidate) else None,
     }
 
 
@@ -107,8 +123,7 @@ def _compare(chosen: Candidate, tilings: int, runs: int) -> dict[str, Any]:
     from flashrnn_numba.tuning.measure import measurer
 
     setting = chosen.setting
-    problem, cost = setting.build()
-    every = sorted(problem.solutions(), key=lambda solution: evaluate(cost, solution))
+    every = _every(setting)
     sample = _spread(every, tilings)
     if chosen.solution not in sample:
         sample.insert(0, chosen.solution)
@@ -123,7 +138,7 @@ def _compare(chosen: Candidate, tilings: int, runs: int) -> dict[str, Any]:
     if chosen.solution not in measured:
         return {**_name(setting), "failed": failed}
     mine, best = times[measured.index(chosen.solution)], min(times)
-    costs = [evaluate(cost, solution) for solution in measured]
+    costs = [_cost(setting, solution) for solution in measured]
     return {
         **_name(setting),
         "tilings": len(every),
@@ -137,6 +152,24 @@ def _compare(chosen: Candidate, tilings: int, runs: int) -> dict[str, Any]:
         "chosen": chosen.solution,
         "best": measured[times.index(best)],
     }
+
+
+def _every(setting: Setting) -> list[Solution]:
+    """All tilings, best first; of huge problems the best ones and MOST others."""
+    found = [row for s in setting.statements for row in s.best(BEST, NODES)]
+    known = {tuple(solution.items()) for _, solution in found}
+    for s in setting.statements:
+        for own in itertools.islice(s.problem.solutions(), MOST // len(setting.statements)):
+            solution = s.fixed | own
+            if tuple(solution.items()) not in known:
+                found.append((s.value(solution), solution))
+    return [solution for _, solution in sorted(found, key=lambda row: row[0])]
+
+
+def _cost(setting: Setting, solution: Solution) -> int:
+    statement = setting.statement(solution)
+    assert statement is not None
+    return statement.value(solution)
 
 
 def _spread(every: Sequence[Solution], count: int) -> list[Solution]:
@@ -168,7 +201,9 @@ def _line(row: dict[str, Any]) -> str:
     if "rank_correlation" not in row and "ms" not in row:
         return f"{name:52} the chosen tiling did not run: {row['failed'][0]['error']}"
     if "ms" in row:
-        return f"{name:52} {row['ms']:8.2f} ms {row['nodes']:6} nodes"
+        return (
+            f"{name:52} {row['ms']:8.2f} ms, slowest {row['slowest_ms']:.2f}, {row['nodes']} nodes"
+        )
     return (
         f"{name:52} rank {row['rank_correlation']:6.2f}  chosen {row['chosen_ms']:.3f} ms, "
         f"best {row['best_ms']:.3f} ms ({row['chosen_over_best']:.2f}) of {row['measured']}"

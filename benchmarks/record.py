@@ -28,9 +28,9 @@ def origin() -> dict[str, Any]:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
+    """As JSON, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"recorded in {path}")
 
 
 def _versions() -> dict[str, str]:

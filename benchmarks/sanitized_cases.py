@@ -22,6 +22,15 @@ def main() -> None:
         Case("gru", "float16", B=2, T=3, H=2, D=7, states=False),
         Case("elman", "float64", B=3, T=2, H=1, D=16, lengths=False),
     ]
+    # tensor cores: one block a head, and clusters
+    tensor_cases = [
+        Case("lstm", "bfloat16", B=5, T=4, H=2, D=64, clip=0.5),
+        Case("lstm", "bfloat16", B=9, T=4, H=1, D=256),
+        Case("gru", "float16", B=3, T=3, H=1, D=200),
+    ]
+    for case in tensor_cases:
+        compare(case, *run(case, "fused"))
+        print("agrees:", "fused", case)
     for case in cases:
         for backend in ("fused", "alternating"):
             compare(case, *run(case, backend))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,17 @@ def main() -> int:
     parser.add_argument("--from", dest="source", type=Path, help="do not run; take these rows")
     arguments = parser.parse_args()
     if arguments.source:
-        result = json.loads(arguments.source.read_text())
-        notes: list[str] = []
+        result, notes = json.loads(arguments.source.read_text()), []
     else:
         cases = [_with_peers(c, arguments.peers) for c in (SWEEP if arguments.sweep else TABLE)]
         cases = [c for c in cases if arguments.only in c.name]
-        rows, notes = measure(cases, arguments.rounds, arguments.workers)
-        result = {**origin(), "device": _device(), "rows": rows, "notes": notes}
+        result = {**origin(), "device": _device(), "rows": [], "notes": []}
+        for rows, notes in measure(cases, arguments.rounds, arguments.workers):
+            result |= {"rows": rows, "notes": notes}
+            if arguments.json:  # after each case: a lease may end at any time
+                write(arguments.json, result)
     print_table(result["rows"])
     print(*notes, sep="\n")
-    if arguments.json:
-        write(arguments.json, result)
     if arguments.plot:
         from .speed_plot import plot
 
@@ -100,8 +101,8 @@ def _device() -> str:
     return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
-def measure(cases: list[Case], rounds: int, workers: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows of all cases, in their order, and notes on what was not timed."""
+def measure(cases: list[Case], rounds: int, workers: int) -> Iterator[tuple[list, list[str]]]:
+    """After each case: the rows so far, in the order of the cases, and notes on what was not timed."""
     context = multiprocessing.get_context("spawn")
     found: dict[int, tuple[list[dict[str, Any]], list[str]]] = {}
     with context.Manager() as manager:
@@ -117,8 +118,8 @@ def measure(cases: list[Case], rounds: int, workers: int) -> tuple[list[dict[str
                     found[i] = [], [f"{cases[i].name}: {problem!r}"[:300]]
                 done = "timed" if found[i][0] else "not timed"
                 print(f"{cases[i].name}: {done}", flush=True)
-    ordered = [found[i] for i in range(len(cases))]
-    return [row for rows, _ in ordered for row in rows], [n for _, notes in ordered for n in notes]
+                ordered = [found[i] for i in sorted(found)]
+                yield [r for rows, _ in ordered for r in rows], [n for _, ns in ordered for n in ns]
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from importlib import import_module
 from .interface import Backend, Task
 
 _MODULES = {
-    "fused": ".fused",
+    "fused": ".fused_backend",
     "alternating": ".alternating",
     "cpu": ".cpu",
     "reference": ".reference",

@@ -1,4 +1,4 @@
-"""The portable fused backend: one launch runs all time steps, R stays in shared memory.
+"""The portable fused kernel: one launch runs all time steps, R stays in shared memory.
 
 fused_forward.py and fused_backward.py are the kernels, fused_source.py fits them to a cell, and
 tuning/models/fused.py picks the tile sizes. docs/kernels.md tells how it works.
@@ -17,7 +17,7 @@ from ..arrays import compute_dtype
 from ..cells import Cell
 from ..tuning import Device
 from ..tuning.models.fused import choose_tiling
-from . import gpu, machine
+from . import gpu
 from .formats import FORMATS
 from .fused_layout import Direction, Tiling, layout
 from .fused_names import HAS_DLAST, HAS_DSTATES, KEEP_EXACT, KEEP_GATES
@@ -27,8 +27,6 @@ from .interface import Gradients, Inputs, Task
 from .launch import Program
 from .machine import Machine
 from .weight_gradients import bias_gradient, input_gradient, recurrent_gradient
-
-name = "fused"
 
 
 class Kept(NamedTuple):
@@ -49,24 +47,16 @@ class Plan:
     program: Program
 
 
-def refuses(task: Task) -> str | None:
-    reason = gpu.refuses_kind(task)
-    if reason is None:
-        reason = no_tiling(task, machine.gpu().device())
-    return reason
-
-
-def no_tiling(task: Task, device: Device) -> str | None:
-    """Why this device has no tiling for the task, or None."""
-    for direction in ("forward", "backward"):
-        if choose_tiling(task.cell, task.dtype, task.D, task.H, direction, device) is None:
-            gates = len(task.cell.recurrent_gates)
-            return (
-                f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
-                f"{device.shared_per_block} bytes of shared memory of a block on {device.name} "
-                f"({direction})"
-            )
-    return None
+def no_tiling(task: Task, device: Device, direction: Direction) -> str | None:
+    """Why this device has no tiling for this direction of the task, or None."""
+    if choose_tiling(task.cell, task.dtype, task.D, task.H, direction, device) is not None:
+        return None
+    gates = len(task.cell.recurrent_gates)
+    return (
+        f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
+        f"{device.shared_per_block} bytes of shared memory of a block on {device.name} "
+        f"({direction})"
+    )
 
 
 @cache
@@ -114,21 +104,6 @@ def grid_of(task: Task, tiling: Tiling, shared_bytes: int, device: Device) -> tu
     at_once = max(1, device.sms * max(1, per_sm) // heads)
     rows = min(tiling.rows, max(1, -(-task.B // at_once)))
     return -(-task.B // rows), heads, rows
-
-
-def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, Kept | None]:
-    given = gpu.received(task, inputs)
-    with gpu.device_of(given.Wx):
-        states, last, kept = run_forward(machine.gpu(), task, given, keep)
-    return (*gpu.returned(task, inputs, states, last), kept)
-
-
-def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = None) -> Gradients:
-    given = gpu.received(task, inputs)
-    dstates, dlast = gpu.received(task, Inputs(dstates, dlast, None))[:2]
-    with gpu.device_of(given.Wx):
-        gradients = run_backward(machine.gpu(), task, given, kept, dstates, dlast)
-    return gpu.returned_gradients(task, inputs, gradients)
 
 
 def run_forward(

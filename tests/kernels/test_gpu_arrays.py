@@ -13,7 +13,7 @@ from gpu_support import Case, build, compare
 
 import flashrnn_numba as fr
 from flashrnn_numba import arrays
-from flashrnn_numba.kernels import alternating, backends, fused, gpu, machine
+from flashrnn_numba.kernels import alternating, backends, fused_backend, gpu, machine
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.kernels.machine import CupyMachine
@@ -37,7 +37,7 @@ def test_auto_takes_fused_where_a_tiling_exists(monkeypatch):
     task, *_ = build(Case(D=64, T=1))
     small = Task(task.cell, 1, 1, 1, 64, "float32", "cupy")
     large = Task(task.cell, 1, 1, 1, 500, "float32", "cupy")
-    assert backends.choose(small, "auto") is fused
+    assert backends.choose(small, "auto") is fused_backend
     assert backends.choose(large, "auto") is alternating
     with pytest.raises(ValueError, match=r"R of one head \(4 x 500 x 500 float32\).*alternating"):
         backends.choose(large, "fused")
@@ -75,7 +75,7 @@ def test_a_dlpack_call_returns_what_came_in(exchange, monkeypatch):
     task, inputs, dstates, dlast = build(case)
     task = Task(task.cell, task.B, task.T, task.H, task.D, task.dtype, "dlpack")
     tensors = [None if a is None else torch.from_numpy(np.ascontiguousarray(a)) for a in inputs]
-    for backend in (fused, alternating):
+    for backend in (fused_backend, alternating):
         states, last, kept = backend.forward(task, type(inputs)(*tensors), keep=True)
         gradients = backend.backward(
             task, type(inputs)(*tensors), kept, torch.from_numpy(dstates), torch.from_numpy(dlast)

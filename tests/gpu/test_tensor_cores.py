@@ -1,0 +1,56 @@
+"""The tensor-core kernels on a real GPU, one block a head and clusters, against the oracle."""
+
+from __future__ import annotations
+
+import pytest
+from device_support import check, run
+from gpu_support import CELLS, Case, build, mixed
+
+from flashrnn_numba.cells import get_cell
+from flashrnn_numba.kernels import fused_backend, tensor
+from flashrnn_numba.kernels.interface import Task
+from flashrnn_numba.kernels.machine import gpu
+
+
+def check_on_tensor_cores(case: Case) -> None:
+    task, *_ = build(case)
+    task = Task(get_cell(case.function), task.B, task.T, task.H, task.D, task.dtype, "cupy")
+    device = tensor.limits(gpu())
+    for direction in ("forward", "backward"):
+        assert fused_backend.uses_tensor_cores(task, device, direction)
+    check(case, "fused")
+
+
+@pytest.mark.parametrize("D", [16, 40, 100, 129, 256, 384, 500, 768])
+def test_head_dimensions(D):
+    check_on_tensor_cores(Case("lstm", "bfloat16", B=11, T=40, H=1, D=D, clip=0.5))
+
+
+@pytest.mark.parametrize("D", [40, 256])
+@pytest.mark.parametrize("function", [*CELLS, mixed], ids=str)
+def test_cells(function, D):
+    check_on_tensor_cores(Case(function, "float16", B=5, T=33, H=2, D=D, clip=0.5))
+
+
+@pytest.mark.parametrize("B", [1, 8, 33, 128, 256])
+@pytest.mark.parametrize(("D", "H"), [(64, 12), (256, 3)])
+def test_batches(B, D, H):
+    check_on_tensor_cores(Case("lstm", "bfloat16", B=B, T=20, H=H, D=D))
+
+
+@pytest.mark.parametrize(("D", "H"), [(64, 12), (128, 6), (768, 1)])
+def test_two_runs_are_bit_identical(D, H):
+    case = Case("lstm", "bfloat16", B=37, T=150, H=H, D=D)
+    first, second = run(case, "fused"), run(case, "fused")
+    for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("D", [64, 256])
+def test_long_sequences(D):
+    check_on_tensor_cores(Case("gru", "bfloat16", B=2, T=2000, H=1, D=D))
+
+
+@pytest.mark.parametrize(("B", "T"), [(0, 5), (5, 0)])
+def test_nothing_to_do(B, T):
+    check(Case("lstm", "bfloat16", B=B, T=T, H=2, D=64), "fused")
