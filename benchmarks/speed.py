@@ -102,7 +102,7 @@ def _device() -> str:
 
 
 def measure(cases: list[Case], rounds: int, workers: int) -> Iterator[tuple[list, list[str]]]:
-    """After each case: the rows so far, in the order of the cases, and notes on what was not timed."""
+    """After each case: the rows so far, in the order of the cases, and notes."""
     context = multiprocessing.get_context("spawn")
     found: dict[int, tuple[list[dict[str, Any]], list[str]]] = {}
     with context.Manager() as manager:
