@@ -52,7 +52,9 @@ def halves(cell: Cell) -> Halves:
     functions += _function("late_half", second, late, results)
     count = max(1, len(kept))
     sizes = {kind: len(kinds[kind]) for kind in kinds}
-    values = ", ".join(f"{kind}[e * {sizes[kind]} + {i}]" for kind, i in (inputs[n] for n in first))
+    values = ", ".join(
+        f"{kind}[(p * EACH + e) * {sizes[kind]} + {i}]" for kind, i in (inputs[n] for n in first)
+    )
     early_call = [f"half = early_half({values})"]
     early_call += [f"kept[(p * EACH + e) * {count} + {q}] = half[{q}]" for q in range(len(kept))]
     values = ", ".join(f"kept[i * {count} + {q}]" for q in range(len(kept)))

@@ -285,32 +285,43 @@ def ask_reset(step) -> None:
 def early(step) -> None:
     """The early half of a step, from the ring; of no effect before the first step."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
-    for p in unroll(PAIRS):
-        if ALL_ACTIVE or active[p] != 0:
+    if ALL_ACTIVE:
+        # all that is read first: the pairs' chains of arithmetic can then run side by side
+        for p in unroll(PAIRS):
+            read_pair(p)
+        for p in unroll(PAIRS):
             early_pair(p)
+    else:
+        for p in unroll(PAIRS):
+            if active[p] != 0:
+                read_pair(p)
+                early_pair(p)
 
 
-def early_pair(p) -> None:
+def read_pair(p) -> None:
     for j in unroll(GATES):
         read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * THREADS)
         for e in unroll(EACH):
-            gate[e * GATES + j] = number[e]
+            gate[(p * EACH + e) * GATES + j] = number[e]
     for k in unroll(STATES):
         if k == 0:
             read_number(2, p * PAIR_BYTES + S0_AT)
         else:
             read_number(OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS)
         for e in unroll(EACH):
-            state[e * STATES + k] = number[e]
-            if RESETS:
-                state[e * STATES + k] = (
-                    start[(p * EACH + e) * STATES + k] if restart[p] != 0 else number[e]
-                )
+            state[(p * EACH + e) * STATES + k] = number[e]
         read_number(2, p * PAIR_BYTES + D_AT + k * WORD_BYTES)
         for e in unroll(EACH):
             given[(p * EACH + e) * STATES + k] = number[e]
+
+
+def early_pair(p) -> None:
     for e in unroll(EACH):
-        before[p * EACH + e] = state[e * STATES]
+        if RESETS:
+            for k in unroll(STATES):
+                if restart[p] != 0:
+                    state[(p * EACH + e) * STATES + k] = start[(p * EACH + e) * STATES + k]
+        before[p * EACH + e] = state[(p * EACH + e) * STATES]
         cell_early()
     if RESETS:
         coming[p] = restart[p]

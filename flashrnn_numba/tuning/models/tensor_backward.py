@@ -21,6 +21,7 @@ from ..problem import Problem
 CLUSTERS = (1, 2, 4, 8, 16)
 LARGEST_TILE = 32
 MAX_THREADS = 512
+MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
 BASE = 150  # ns: the late half, two barriers' latency, loop
 LATENCY = 150  # ns: ldmatrix and a chain of mma
@@ -141,6 +142,7 @@ def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[
     ring = pairs * threads * (4 * each * (G + S - 1) + 4 + 4 * S) * ahead
     shared = warps * staged * FRAGMENT + 2 * tile * (2 * J * units + 16) + sums + ring
     shared = shared + (16 if cluster > 1 else 0)
+    p.require(pairs * each <= MAX_ITEMS, name="units and rows of a thread", unit="items")
     p.require(resident <= rows, name="fragments in registers", unit="rows")
     p.require(threads <= MAX_THREADS, name="threads", unit="threads")
     p.require(
