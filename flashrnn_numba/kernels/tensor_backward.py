@@ -248,9 +248,9 @@ def backward_program(
 PARTS = {
     "parts": (
         "load_rows", "own_pairs", "own_accumulators", "own_sums", "point_at_last_step",
-        "open_carry", "start_value", "fetch", "fetch_pair", "copy_number", "store_half", "start_numbers",
-        "ask_reset", "early", "read_pair", "early_pair", "read_number", "store_previous",
-        "pack_gates", "store_operand", "store_gates",
+        "open_carry", "start_value", "fetch", "fetch_pair", "copy_number", "store_half",
+        "start_numbers", "ask_reset", "early", "read_pair", "early_pair", "read_number",
+        "store_previous", "pack_gates", "store_operand", "store_gates",
     ),
     "sums": (
         "product", "bring_home", "take_accumulators", "send_sums", "store_sums", "add_sums",

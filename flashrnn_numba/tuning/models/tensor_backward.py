@@ -1,8 +1,8 @@
-"""The tensor-core backward kernel's tiling as integer programs, one for each cluster and batch tile.
+"""The tensor-core backward kernel's tiling: integer programs, one for each cluster and batch tile.
 
-Shared memory is counted by the kernel's own layout (a test compares the two). Registers are an
-estimate from above: ptxas must not spill. Costs are nanoseconds of a step, fitted to measurements on
-an H200 (docs/notes/tensor_backward.md): what matters is the order of the tilings.
+Shared memory is counted as the kernel's own layout does (a test compares the two). Registers are an
+estimate from above: ptxas must not spill. Costs are nanoseconds of a step, fitted to measurements
+on an H200 (docs/notes/tensor_backward.md): what matters is the order of the tilings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHORT = 75  # ns: for each step that inputs are fetched later than 4 steps ahead
 
 @dataclass(frozen=True)
 class Choice:
-    """A tiling, and what it is expected to take: ns of a step, and how often blocks come in turn."""
+    """A tiling, and what it should take: ns of a step, and how often blocks come in turn."""
 
     tiling: Tiling
     step: int
