@@ -7,6 +7,7 @@ its h [B, T, H, D] for the check. Arrays come as torch tensors that share memory
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 
@@ -49,9 +50,11 @@ def _patched_flashrnn() -> Any:
     import time
     import types
 
-    import flashrnn.flashrnn.cuda_init as cuda_init
-    import flashrnn.flashrnn.flashrnn as module
     import torch
+
+    # by name: the package's attribute `flashrnn` is the function, not the subpackage
+    cuda_init: Any = import_module("flashrnn.flashrnn.cuda_init")
+    module: Any = import_module("flashrnn.flashrnn.flashrnn")
 
     def device_limits(device_id: int) -> dict[str, int]:
         p = torch.cuda.get_device_properties(device_id)

@@ -161,15 +161,17 @@ def _every(setting: Setting) -> list[Solution]:
     for s in setting.statements:
         for own in itertools.islice(s.problem.solutions(), MOST // len(setting.statements)):
             solution = s.fixed | own
-            if tuple(solution.items()) not in known:
-                found.append((s.value(solution), solution))
+            cost = s.value(solution)
+            if cost is not None and tuple(solution.items()) not in known:
+                found.append((cost, solution))
     return [solution for _, solution in sorted(found, key=lambda row: row[0])]
 
 
 def _cost(setting: Setting, solution: Solution) -> int:
     statement = setting.statement(solution)
-    assert statement is not None
-    return statement.value(solution)
+    cost = None if statement is None else statement.value(solution)
+    assert cost is not None
+    return cost
 
 
 def _spread(every: Sequence[Solution], count: int) -> list[Solution]:

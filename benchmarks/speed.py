@@ -2,8 +2,8 @@
 
 T = 1024, bfloat16, through the public calls; forward without gradients, and forward + backward of
 h.sum(). Every case is checked against a float64 oracle on the GPU first; a wrong result is not
-timed. Cases are prepared side by side (compilers take most of the time) and timed one after the
-other, all implementations of a case in turn. cuDNN's times include its input product.
+timed. Cases are prepared side by side, a process each (compilers take most of the time); then they
+are timed one after the other, all implementations of a case in turn. cuDNN's times include its input product.
 
     python -m benchmarks.speed --json benchmarks/results/speed-h200.json
     python -m benchmarks.speed --sweep             # more head dims, batches and lengths
@@ -63,7 +63,6 @@ def main() -> int:
     parser.add_argument("--peers", default="all", help="names to keep, with commas; none; or all")
     parser.add_argument("--only", default="", help="cases whose name has this text")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--workers", type=int, default=8, help="cases prepared at once")
     parser.add_argument("--json", type=Path, help="record the rows there")
     parser.add_argument("--plot", type=Path, help="draw the ratios to FILE.svg or FILE.png")
     parser.add_argument("--from", dest="source", type=Path, help="do not run; take these rows")
@@ -74,7 +73,7 @@ def main() -> int:
         cases = [_with_peers(c, arguments.peers) for c in (SWEEP if arguments.sweep else TABLE)]
         cases = [c for c in cases if arguments.only in c.name]
         result = {**origin(), "device": _device(), "rows": [], "notes": []}
-        for rows, notes in measure(cases, arguments.rounds, arguments.workers):
+        for rows, notes in measure(cases, arguments.rounds):
             result |= {"rows": rows, "notes": notes}
             if arguments.json:  # after each case: a lease may end at any time
                 write(arguments.json, result)
@@ -101,15 +100,18 @@ def _device() -> str:
     return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
-def measure(cases: list[Case], rounds: int, workers: int) -> Iterator[tuple[list, list[str]]]:
+def measure(cases: list[Case], rounds: int) -> Iterator[tuple[list, list[str]]]:
     """After each case: the rows so far, in the order of the cases, and notes."""
     context = multiprocessing.get_context("spawn")
     found: dict[int, tuple[list[dict[str, Any]], list[str]]] = {}
     with context.Manager() as manager:
-        turn = manager.Lock()
+        turn, prepared_all = manager.Lock(), manager.Barrier(len(cases))
         # a process a case: FlashRNN keeps one build of a name in a process
-        with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
-            futures = {pool.submit(work, c, turn, rounds): i for i, c in enumerate(cases)}
+        with ProcessPoolExecutor(len(cases), context, max_tasks_per_child=1) as pool:
+            futures = {
+                pool.submit(work, case, prepared_all, turn, rounds): i
+                for i, case in enumerate(cases)
+            }
             for future in as_completed(futures):
                 i = futures[future]
                 try:

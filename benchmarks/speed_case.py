@@ -161,11 +161,19 @@ class Prepared:
         ]
 
 
-def work(case: Case, turn: Any, rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Prepare (beside other cases: compilers take the time), then time while nobody else does."""
+def work(
+    case: Case, prepared_all: Any, turn: Any, rounds: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Prepare beside the other cases (compilers take the time); when all are done, time it while
+    nobody else does anything."""
+    prepared, notes = None, []
     try:
         prepared = Prepared(case)
     except Exception as problem:
-        return [], [f"{case.name}: {problem!r}"[:500], traceback.format_exc(limit=-4)[-800:]]
+        notes = [f"{case.name}: {problem!r}"[:500], traceback.format_exc(limit=-4)[-800:]]
+    finally:
+        prepared_all.wait()
+    if prepared is None:
+        return [], notes
     with turn:
         return prepared.time(rounds), prepared.notes

@@ -96,7 +96,7 @@ class CupyMachine:
 
 @cache
 def _limits(ordinal: int) -> Device:
-    return Device.query(ordinal, measure_clusters=False)
+    return Device.query(ordinal)
 
 
 @cache
