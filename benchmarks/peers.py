@@ -50,20 +50,14 @@ def _patched_flashrnn() -> Any:
     import time
     import types
 
-    import torch
+    import cupy
 
     # by name: the package's attribute `flashrnn` is the function, not the subpackage
     cuda_init: Any = import_module("flashrnn.flashrnn.cuda_init")
     module: Any = import_module("flashrnn.flashrnn.flashrnn")
 
-    def device_limits(device_id: int) -> dict[str, int]:
-        p = torch.cuda.get_device_properties(device_id)
-        return {
-            "maxThreadsPerBlock": 1024,
-            "regsPerMultiprocessor": 65536,
-            "multiProcessorCount": p.multi_processor_count,
-            "sharedMemPerBlockOptin": p.shared_memory_per_block_optin,
-        }
+    def device_limits(device_id: int) -> Any:
+        return cupy.cuda.runtime.getDeviceProperties(device_id)
 
     module.get_gpu_info = device_limits
     cuda_init.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})

@@ -3,7 +3,8 @@
 T = 1024, bfloat16, through the public calls; forward without gradients, and forward + backward of
 h.sum(). Every case is checked against a float64 oracle on the GPU first; a wrong result is not
 timed. Cases are prepared side by side, a process each (compilers take most of the time); then they
-are timed one after the other, all implementations of a case in turn. cuDNN's times include its input product.
+are timed one after the other, all implementations of a case in turn. cuDNN's times include its
+input product.
 
     python -m benchmarks.speed --json benchmarks/results/speed-h200.json
     python -m benchmarks.speed --sweep             # more head dims, batches and lengths
