@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from time import perf_counter
 
 from ..kernels.interface import Task
-from .expressions import Comparison, Constraint, Expression, as_expression, variables_of
+from .binding import Binding, bindings, shortfalls
 from .hardware import Device
-from .lowering import Model as Lowered
 from .models import floors
 from .models.common import (
     Direction,
@@ -23,18 +21,13 @@ from .models.common import (
     Residency,
     Solution,
     Statement,
-    evaluate,
     residency,
-    whole,
 )
-from .problem import Problem, Requirement
-from .search import Limit, Search, SearchLimit, Stats
+from .search import SearchLimit
 from .store import divisors
 
 # Enough for every model here many times over; a model that needs more is reported, not waited for.
 NODES = 20_000
-RELAXED_NODES = 2_000  # when a limit is left out, for "what does it cost"
-TIGHT = 0.9  # of a limit: from here on it counts as binding
 
 
 @dataclass(frozen=True)
@@ -46,25 +39,13 @@ class Setting:
     device: Device
     direction: Direction
 
-    def build(self) -> tuple[Statement, ...]:
+    @cached_property
+    def statements(self) -> tuple[Statement, ...]:
         return self.model.build(self.task, self.device, self.direction)
 
     def statement(self, solution: Solution) -> Statement | None:
         """The statement that a solution is of."""
-        return next((s for s in self.build() if s.covers(solution)), None)
-
-
-@dataclass(frozen=True)
-class Binding:
-    """A constraint at its limit: the two sides, and the cost the best tiling would have without it
-    (None: not settled), relative to the cost with it."""
-
-    name: str
-    left: int
-    sign: str
-    right: int
-    unit: str
-    without: float | None
+        return next((s for s in self.statements if s.covers(solution)), None)
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,7 @@ class Candidate:
 
     def best(self, count: int) -> list[Candidate]:
         """The `count` tilings of least cost, this one first."""
-        statements = self.setting.build()
+        statements = self.setting.statements
         found: list[tuple[int, Solution]] = []
         # whatever is among the best of all stands in one of the statements with the best firsts
         for _, _, number in self.firsts[:count]:
@@ -138,17 +119,7 @@ class Candidate:
         """Limits that are nearly used up, the dearest first."""
         statement = self.setting.statement(self.solution)
         assert statement is not None
-        problem, cost = statement.problem, evaluate(statement.cost, self.solution)
-        rows = []
-        for requirement in problem.constraints:
-            sides = requirement.sides(self.solution)
-            if sides is None or not _is_limit(requirement) or not _tight(*sides):
-                continue
-            relaxed = _without(problem, requirement, statement.cost, cost)
-            gain = None if relaxed is None else relaxed / max(1, cost)
-            left, sign, right = sides
-            rows.append(Binding(requirement.name, left, sign, right, requirement.unit or "", gain))
-        return sorted(rows, key=lambda row: 1.0 if row.without is None else row.without)
+        return bindings(statement, self.solution)
 
 
 @dataclass(frozen=True)
@@ -162,26 +133,25 @@ class Refusal:
     def name(self) -> str:
         return self.setting.model.name
 
-    def _closest(self) -> Problem:
+    @cached_property
+    def _closest(self) -> Statement:
         """The statement that asks least of the device."""
-        return self.setting.build()[-1].problem
+        s = self.setting
+        return s.model.easiest(s.task, s.device, s.direction)
 
     def closest(self) -> Solution:
         """The values for which the conflict holds, where the model cuts its problem by some."""
-        return {} if self.reason is not None else self.setting.build()[-1].fixed
+        return {} if self.reason is not None else self._closest.fixed
 
     def conflict(self) -> list[str]:
         """Constraints that cannot hold together, by name; [] if there is another reason."""
         if self.reason is not None:
             return []
-        return self._closest().conflict(node_limit=NODES)
+        return self._closest.problem.conflict(node_limit=NODES)
 
     def shortfalls(self) -> list[str]:
         """For each limit of the conflict: the least that the others leave, and what there is."""
-        problem = self._closest()
-        names = set(self.conflict())
-        core = [r for r in problem.constraints if r.name in names]
-        return [line for r in core for line in _shortfall(problem, core, r)]
+        return shortfalls(self._closest.problem, self.conflict())
 
     def remedies(self) -> list[str]:
         """What would make it fit, each found by solving again."""
@@ -197,7 +167,7 @@ def evaluate_model(
     if reason is not None:
         return Refusal(setting, reason)
     firsts, nodes = [], 0
-    for number, statement in enumerate(setting.build()):
+    for number, statement in enumerate(setting.statements):
         try:
             found = statement.best(1, NODES)
         except SearchLimit as limit:
@@ -215,69 +185,11 @@ def fits(model: Model, task: Task, device: Device, direction: Direction) -> bool
     """Whether there is any tiling: quicker than the best one."""
     if model.refuses(task, device, direction) is not None:
         return False
+    problem = model.easiest(task, device, direction).problem
     try:
-        statements = reversed(model.build(task, device, direction))
-        return any(s.problem.solve(node_limit=NODES) is not None for s in statements)
+        return problem.solve(node_limit=NODES) is not None
     except SearchLimit:
         return False
-
-
-def _tight(left: int, sign: str, right: int) -> bool:
-    used, limit = (left, right) if sign in ("<", "<=") else (right, left)
-    limit -= len(sign) == 1  # the most that < or > allows
-    return limit > 0 and used >= TIGHT * limit
-
-
-def _shortfall(
-    problem: Problem, core: list[Requirement], requirement: Requirement
-) -> Iterable[str]:
-    part = requirement.constraint
-    if not isinstance(part, Comparison) or not _is_limit(requirement):
-        return
-    smaller_first = part.op in ("<", "<=")
-    used, limit = (part.left, part.right) if smaller_first else (part.right, part.left)
-    if variables_of(limit):
-        return
-    least = _least(problem, [r.constraint for r in core if r is not requirement], used)
-    if least:
-        unit = f" {requirement.unit}" if requirement.unit else ""
-        there = whole(evaluate(limit))
-        yield f"{requirement.name}: at least {whole(least[0])}{unit}, limit {there}"
-
-
-def _is_limit(requirement: Requirement) -> bool:
-    """Whether it bounds something from above. `threads >= 96` asks for enough: that is no limit."""
-    part = requirement.constraint
-    if not isinstance(part, Comparison) or part.op in ("==", "!="):
-        return False
-    smaller = part.left if part.op in ("<", "<=") else part.right
-    return bool(variables_of(smaller))
-
-
-def _without(
-    problem: Problem, left_out: Requirement, cost: Expression | int, now: int
-) -> int | None:
-    """The least cost when one requirement is dropped; None if that takes too long."""
-    rest = [r.constraint for r in problem.constraints if r is not left_out]
-    # only what is better than now is looked for, which cuts most of the search
-    better = _least(problem, [*rest, as_expression(cost) < now], cost)
-    return None if better is None else min(now, better[0] if better else now)
-
-
-def _least(
-    problem: Problem, constraints: list[Constraint], cost: Expression | int
-) -> list[int] | None:
-    """[the least cost] under these constraints, [] if nothing satisfies them, None: gave up."""
-    lowered = Lowered(problem.variables, constraints, as_expression(cost))
-    search = Search(lowered, Stats(), perf_counter(), RELAXED_NODES, None, 1)
-    best: list[int] = []
-    try:
-        for _, found in search.solutions():
-            assert found is not None
-            best = [found]
-    except Limit:
-        return None
-    return best
 
 
 # -- what would make it fit ----------------------------------------------------------------------
@@ -289,7 +201,7 @@ def largest_head(
     """The largest head dimension that the kernel can hold, other things equal; 0 for none.
 
     Among multiples of 16, where fits and misfits may alternate (a prime number of fragments cannot
-    be spread): the bisection's answer fits, and so does none of the next few above it.
+    be spread): bisection, which looks at the next few before it holds a size for too large.
     """
 
     def holds(step: int) -> bool:
@@ -298,7 +210,7 @@ def largest_head(
     low, high = 0, most // 16 + 1
     while high - low > 1:
         middle = (low + high) // 2
-        reach = range(middle, min(middle + 8, high))
+        reach = range(middle, min(middle + 4, high))
         found = next((step for step in reversed(reach) if holds(step)), None)
         low, high = (found, high) if found is not None else (low, middle)
     return low * 16

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .candidates import TIGHT, Binding, Candidate, Refusal
+from .binding import TIGHT, Binding
+from .candidates import Candidate, Refusal
 from .models.common import limits, whole
 from .plan import Pass, Plan
 

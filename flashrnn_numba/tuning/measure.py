@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,26 @@ def _portable(machine: Machine, task: Task, direction: Direction) -> Callable[[S
         program = fused.program(task.cell, task.dtype, task.D, direction, tiling)
         chosen = fused.Plan(direction, tiling, program)
         if kept is None:
-            return lambda: fused.run_forward(machine, task, inputs, keep=False, chosen=chosen)
-        return lambda: fused.run_backward(machine, task, inputs, kept, dstates, None, chosen)
+            return partial(fused.run_forward, machine, task, inputs, False, chosen)
+        return partial(fused.run_backward, machine, task, inputs, kept, dstates, None, chosen)
 
     return prepare
 
 
-RUNNERS: dict[str, Prepare] = {"portable": _portable}
+def _tensor(machine: Machine, task: Task, direction: Direction) -> Callable[[Solution], Run]:
+    from ..kernels import tensor, tensor_backward_run
+    from .models.tensor_cores import backward_tiling, forward_tiling
+
+    inputs, dstates = random_inputs(machine, task)
+    if direction == "forward":
+        return lambda solution: partial(
+            tensor.forward, machine, task, inputs, False, forward_tiling(task, solution)
+        )
+    _, _, kept = tensor.forward(machine, task, inputs, True)
+    return lambda solution: partial(
+        tensor_backward_run.run_backward,
+        *(machine, task, inputs, kept, dstates, None, backward_tiling(task, solution)),
+    )
+
+
+RUNNERS: dict[str, Prepare] = {"tensor": _tensor, "portable": _portable}

@@ -38,7 +38,7 @@ class Watch:
 def test_the_fastest_measured_tiling_wins_and_is_remembered(tmp_path):
     watch, cache = Watch(), TuningCache(tmp_path)
     won = tune(SETTING, watch, 4, cache)
-    (statement,) = SETTING.build()
+    (statement,) = SETTING.statements
     problem, cost = statement.problem, statement.cost
     assert watch.seen == problem.best(4, cost)
     assert won == watch.seen[3] != watch.seen[0]
@@ -51,7 +51,7 @@ def test_off_means_the_models_best_without_a_measurement(tmp_path, monkeypatch):
     monkeypatch.setenv("FLASHRNN_NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv(AUTOTUNE, raising=False)
     watch = Watch()
-    (statement,) = SETTING.build()
+    (statement,) = SETTING.statements
     problem, cost = statement.problem, statement.cost
     assert tries() == 0
     assert tune(SETTING, watch) == problem.solve(minimize=cost)
@@ -115,7 +115,7 @@ def test_what_is_remembered_must_still_be_a_tiling(tmp_path):
 
 
 def test_satisfies_agrees_with_the_solver():
-    (statement,) = SETTING.build()
+    (statement,) = SETTING.statements
     problem, cost = statement.problem, statement.cost
     for solution in problem.best(20, cost):
         assert satisfies(problem, solution)
@@ -195,5 +195,5 @@ def test_measuring_runs_the_kernel_itself(tmp_path):
         assert measurer(setting, machine, runs=1)(small) > 0
         assert machine.launched[-1].name == f"fused_{direction}"
         assert machine.launched[-1].threads == 32
-    with pytest.raises(ValueError, match="'grid' cannot be measured; portable"):
+    with pytest.raises(ValueError, match="'grid' cannot be measured; tensor, portable"):
         measurer(Setting(model("grid"), task, H200, "forward"), EmulatedMachine())

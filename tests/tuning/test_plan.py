@@ -27,6 +27,7 @@ from flashrnn_numba.tuning.candidates import (
 )
 from flashrnn_numba.tuning.models.common import DIRECTIONS, exceeded
 from flashrnn_numba.tuning.models.registry import model, models
+from flashrnn_numba.tuning.models.tensor_cores import backward_tiling, forward_tiling
 from flashrnn_numba.tuning.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,26 @@ def test_the_plan_is_what_the_portable_kernel_runs():
         assert runs.program.shared_bytes == chosen.footprint.shared_bytes
 
 
+@pytest.mark.parametrize("device", ["H200", "A100"])
+def test_the_plan_is_what_the_tensor_core_kernels_run(device):
+    from flashrnn_numba.kernels import tensor, tensor_backward_run
+
+    limits = Device.named(device)
+    for D, H, B, function in ((64, 12, 16, "lstm"), (100, 3, 5, "gru"), (768, 1, 100, "slstm")):
+        task = Task(get_cell(function), B, 64, H, D, "bfloat16", "cupy")
+        forward = tensor.choose_tiling(task.cell, task.dtype, B, H, D, limits)
+        backward = tensor_backward_run.plan(task, limits)
+        for direction, runs, as_tiling in (
+            ("forward", forward, forward_tiling),
+            ("backward", backward, backward_tiling),
+        ):
+            got = evaluate_model(model("tensor"), task, limits, direction)
+            if runs is None:
+                assert isinstance(got, Refusal)
+            else:
+                assert as_tiling(task, got.solution) == runs
+
+
 def test_empty_problems_have_plans():
     assert fr.plan(B=0, T=0, H=1, D=8, device="H200").seconds < 1e-4
 
@@ -184,7 +205,7 @@ def refusal(D: int, name: str = "portable", dtype: str = "float32") -> Refusal:
 
 def test_the_conflict_names_real_constraints():
     found = refusal(768)
-    problem = found.setting.build()[-1].problem
+    problem = found._closest.problem
     names = found.conflict()
     assert names
     assert set(names) <= {r.name for r in problem.constraints}

@@ -45,6 +45,9 @@ class Alternating:
         p.require((blocks - 1) * threads < items, "no idle block", "threads")
         return (Statement(p, blocks * threads),)
 
+    def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
+        return self.build(task, device, direction)[0]
+
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         return {
             "pointwise kernel": f"{solution['blocks']} blocks of {solution['threads']} threads",

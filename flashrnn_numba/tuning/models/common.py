@@ -27,25 +27,27 @@ class Statement:
 
     A model may cut its problem into several statements, one for each value of some variables:
     `fixed` are these, and part of every solution. `total` turns a solution of the problem into a
-    cost that can be compared between statements (None: `cost` can).
+    cost that can be compared between statements, or to None if it cannot run after all; without
+    `total` the cost itself can be compared.
     """
 
     problem: Problem
     cost: Expression | int
     fixed: Solution = field(default_factory=dict)
-    total: Callable[[Solution], int] | None = None
+    total: Callable[[Solution], int | None] | None = None
 
-    def value(self, solution: Solution) -> int:
+    def value(self, solution: Solution) -> int | None:
         """The cost of a solution, with or without the fixed values in it."""
         return evaluate(self.cost, solution) if self.total is None else self.total(solution)
 
     def best(self, count: int, node_limit: int) -> list[tuple[int, Solution]]:
         """(cost, whole solution) of the `count` best, cheapest first."""
-        found = self.problem.best(count, self.cost, node_limit=node_limit)
-        return sorted(
-            ((self.value(solution), self.fixed | solution) for solution in found),
-            key=lambda pair: pair[0],
-        )
+        rows = []
+        for own in self.problem.best(count, self.cost, node_limit=node_limit):
+            value = self.value(own)
+            if value is not None:
+                rows.append((value, self.fixed | own))
+        return sorted(rows, key=lambda row: row[0])
 
     def own(self, solution: Solution) -> Solution:
         """The problem's own part of a whole solution."""
@@ -92,8 +94,10 @@ class Model(Protocol):
         """Why this kernel is out of the question, whatever the tiling (dtype, device); or None."""
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
-        """The tiling as an integer problem, or as several that are solved one by one; the last is
-        the one that asks least of the device."""
+        """The tiling as an integer problem, or as several that are solved one by one."""
+
+    def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
+        """The one of them that asks least of the device: where it has no tiling, none has."""
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         """The solution in the kernel's vocabulary: name -> value with its unit."""

@@ -25,6 +25,9 @@ class Portable:
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         return (Statement(*fused.model(task.cell, task.dtype, task.D, task.H, direction, device)),)
 
+    def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
+        return self.build(task, device, direction)[0]
+
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         z = solution
         return {

@@ -10,6 +10,7 @@ from .common import Model
 
 # module and class; imported when asked for, since a model may bring its kernel's arithmetic along
 ENTRIES = (
+    ("tensor_cores", "TensorCores"),
     ("portable", "Portable"),
     ("grid", "Grid"),
     ("alternating", "Alternating"),
