@@ -66,7 +66,9 @@ def _check_device(name: str | None) -> None:
 
 
 def _sweep(a: argparse.Namespace, given: dict) -> int:
-    from ..tuning.sweep import sweep
+    from tqdm import tqdm
+
+    from ..tuning.sweep import BATCHES, HEAD_DIMS, sweep
 
     path = Path(a.sweep) if a.sweep else None
     if path is not None:
@@ -74,7 +76,9 @@ def _sweep(a: argparse.Namespace, given: dict) -> int:
     made = plan(B=1, D=16, precision=a.precision, **given)
     if made.device is None:
         raise UsageError(f"--sweep needs a GPU to plan for: name one with --device ({made.why})")
-    found = sweep(made.task, made.device)
+    points = len(HEAD_DIMS) * len(BATCHES)
+    with tqdm(total=points, desc="planning", disable=None, leave=False) as bar:
+        found = sweep(made.task, made.device, done=bar.update)
     if a.json:
         print(json.dumps(found.to_dict(), indent=2))
     elif path is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,8 +101,10 @@ def sweep(
     device: Device,
     head_dims: Sequence[int] = HEAD_DIMS,
     batches: Sequence[int] = BATCHES,
+    done: Callable[[], object] = lambda: None,
 ) -> Sweep:
-    """Plan every point; `task` gives cell, heads, dtype and precision."""
+    """Plan every point; `task` gives cell, heads, dtype and precision. `done` is called after each
+    of the points."""
     existing = [model for model in models() if model.backend is not None]
     places = []
     for D in head_dims:
@@ -114,6 +116,7 @@ def sweep(
             places.append(
                 Place(D, B, forward.name, backward.name, forward.step_ns, backward.step_ns)
             )
+            done()
     largest: dict[tuple[str, str], int] = {}
     for model in models():
         for direction in DIRECTIONS:

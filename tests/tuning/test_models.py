@@ -110,7 +110,6 @@ def test_optimum_is_found_fast(name, direction):
             nodes = statement.problem.stats.nodes
             print(f"{name} {direction} {D} x {H} B {B} {statement.fixed}: {ms:.1f} ms, {nodes}")
             assert nodes <= 1500, (D, H, B, statement.fixed)
-            assert statement.best(1, NODES) == found
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -116,6 +116,7 @@ def test_the_plan_is_what_the_portable_kernel_runs():
 @pytest.mark.parametrize("device", ["H200", "A100"])
 def test_the_plan_is_what_the_tensor_core_kernels_run(device):
     from flashrnn_numba.kernels import tensor, tensor_backward_run
+    from flashrnn_numba.kernels.tensor_backward import backward_program
 
     limits = Device.named(device)
     for D, H, B, function in ((64, 12, 16, "lstm"), (100, 3, 5, "gru"), (768, 1, 100, "slstm")):
@@ -129,8 +130,16 @@ def test_the_plan_is_what_the_tensor_core_kernels_run(device):
             got = evaluate_model(model("tensor"), task, limits, direction)
             if runs is None:
                 assert isinstance(got, Refusal)
-            else:
-                assert as_tiling(task, got.solution) == runs
+                continue
+            assert as_tiling(task, got.solution) == runs
+            program = (
+                tensor.program(task.cell, task.dtype, D, runs, tensor.Variant(True, True, True))
+                if direction == "forward"
+                else backward_program(task.cell, task.dtype, D, runs)
+            )
+            z = got.footprint
+            assert (program.threads, program.cluster) == (z.threads, z.cluster)
+            assert program.shared_bytes == z.shared_bytes
 
 
 def test_empty_problems_have_plans():

@@ -73,9 +73,9 @@ class TensorCores:
         waves = residency(self.resources(task, device, direction, solution), device).waves
         if direction == "backward":
             statement = _backward_statement(task, device, solution["cluster"], solution["tile"])
-            return {
-                "product, cell, exchange and barriers": (statement.value(solution) or 0) / waves
-            }
+            total = statement.value(solution)
+            assert total is not None, "a solution that cannot run has no time"
+            return {"product, cell, exchange and barriers": total / waves}
         # the model's cycles are those of all waves together
         statement = self.build(task, device, direction)[0]
         whole = evaluate(statement.cost, solution) / waves / device.clock_ghz
