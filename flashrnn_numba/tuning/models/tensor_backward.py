@@ -23,9 +23,11 @@ LARGEST_TILE = 32
 MAX_THREADS = 512
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
-BASE = 150  # ns: the late half, two barriers' latency, loop
+BASE = 110  # ns: the late half, latency of the barrier, loop
+WARP = 10  # ns: for each warp that meets at the barrier
 LATENCY = 150  # ns: ldmatrix and a chain of mma
 SPLIT = 40  # ns: sums through shared memory, with a barrier
+PAIR = 80  # ns: in a cluster, for threads that have two units where others have none
 SHORT = 75  # ns: for each step that inputs are fetched later than 4 steps ahead
 
 
@@ -172,15 +174,17 @@ def _cost(
 ) -> Any:  # fmt: skip
     """Nanoseconds of a step. Fragments and items are those of a block."""
     # an SM's four tensor cores do an mma each in 4.5 ns; fragments come from shared memory in 2.3
-    product = fragments * n_tiles * 9 // 8 + staged * 14 // 10 + LATENCY
-    # a quarter of the SM works on 32 lanes; few warps leave issue slots empty
-    lanes = maximum(items // 128, 1, pairs * each * warps // 8)
+    # a warp keeps one of the four busy
+    product = maximum(fragments * 9 // 8, fragments * 9 // (2 * warps)) * n_tiles
+    product = product + staged * 14 // 10 + LATENCY
+    # what each of an SM's four schedulers does for 32 lanes, and one lane for itself
+    lanes = maximum(items // 128, 1, pairs * each)
     pointwise = maximum(200 + 50 * lanes, 320 * lanes - 300) * weight // 19
     if cluster > 1:
         # the early half runs while the sums travel
         exchange = 230 + 3 * cluster + source * cluster * 27 // 1000
-        pointwise = maximum(pointwise, exchange)
-    return BASE + product + pointwise + split * SPLIT
+        pointwise = maximum(pointwise, exchange) + PAIR * (each - 1)
+    return BASE + product + pointwise + split * SPLIT + WARP * warps
 
 
 def _divisors(n: int, limit: int) -> list[int]:
