@@ -1,7 +1,7 @@
 """The tensor-core forward: what the "fused" backend calls for 16-bit dtypes where a tiling exists.
 
-tensor_forward.py is the kernel, tensor_source.py fits it to a cell, tuning/models/tensor.py picks the
-tiling. What it keeps for backward is what the portable kernel keeps (fused.Kept).
+tensor_forward.py is the kernel, tensor_source.py fits it to a cell, tuning/models/tensor.py picks
+the tiling. What it keeps for backward is what the portable kernel keeps (fused.Kept).
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
 ) -> tuple[Any, Any, Kept | None]:
     """States, the last ones, and what backward needs; `chosen` overrules the solver."""
-    tiling = chosen or choose_tiling(
-        task.cell, task.dtype, task.B, task.H, task.D, limits(on)
-    )
+    tiling = chosen or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, limits(on))
     if tiling is None:
         raise ValueError(no_tiling(task, on.device()))
     B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)

@@ -1,11 +1,11 @@
 """How the new s_0 reaches whoever multiplies with it: parts of the tensor-core kernels.
 
 Within one CTA: a store and a barrier. In a cluster: all-gather by st.async. Each CTA sends what it
-computed to all CTAs, itself included, and every store is counted, in bytes, on the receiver's mbarrier
-of that buffer; a reader waits for the count. No cluster barrier is needed in a step, because there
-are two buffers: nobody sends for step t + 2 before it has everything of step t + 1, and a warp sends
-that after it has read step t. (So every warp that reads must send, or meet in a barrier with one that
-does.)
+computed to all CTAs, itself included, and every store is counted, in bytes, on the receiver's
+mbarrier of that buffer; a reader waits for the count. No cluster barrier is needed in a step,
+because there are two buffers: nobody sends for step t + 2 before it has everything of step t + 1,
+and a warp sends that after it has read step t. (So every warp that reads must send, or meet in a
+barrier with one that does.)
 
 Warps that share a sum over k wait only for their own part of s_0: CTAs r with the same
 r // (CLUSTER / PARTS). They meet in combine_splits before any of them sends.
@@ -13,7 +13,7 @@ r // (CLUSTER / PARTS). They meet in combine_splits before any of them sends.
 The bytes that count: `rows` batch rows of padded D numbers; rows beyond the batch are not sent.
 """
 # mypy: ignore-errors
-# ruff: noqa: F821
+# ruff: noqa: F821, F841, SIM102
 
 from __future__ import annotations
 

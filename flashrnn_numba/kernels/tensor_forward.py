@@ -20,7 +20,7 @@ Two views of a pair (octet, n tile): in the accumulators a thread has unit `grou
 transposed 8 x 8 matrix of 16-bit numbers leads from one to the other (ldmatrix.trans, movmatrix).
 """
 # mypy: ignore-errors
-# ruff: noqa: F821
+# ruff: noqa: F821, F841, SIM102
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Built on the special function unit's ex2, lg2 and rcp, whose relative errors of about 2^-22 are far
 below the rounding of a 16-bit result. Each function keeps its relative error small at small
 arguments too. tanh.approx errs by 2^-11: half the rounding of bfloat16, so it serves for tanh in
-bfloat16; not for float16, and not for sigmoid, where it would change how long a gate near 1 remembers
-(1 - f would be off by 2^-12).
+bfloat16; not for float16, and not for sigmoid, where it would change how long a gate near 1
+remembers (1 - f would be off by 2^-12).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from numba import cuda, float32
 
 from .cuda_math import FUNCTIONS
-from .ptx import ex2_approx_ftz, lg2_approx, rcp_approx_ftz, tanh_approx
+from .ptx import ex2_approx_ftz, lg2_approx, rcp_approx, rcp_approx_ftz, tanh_approx
 
 _LOG2_E = float32(math.log2(math.e))
 _MINUS_LOG2_E = float32(-math.log2(math.e))
@@ -29,6 +29,11 @@ _SMALL, _TINY = float32(0.125), float32(0.015625)
 @cuda.jit(device=True)
 def _exp(x):
     return ex2_approx_ftz(x * _LOG2_E)
+
+
+@cuda.jit(device=True)
+def _divide(a, b):
+    return a * rcp_approx(b)
 
 
 @cuda.jit(device=True)
@@ -73,6 +78,7 @@ def _tanh_bfloat16(x):
 
 
 _FAST: dict[str, Any] = FUNCTIONS["float32"] | {
+    "divide": _divide,
     "exp": _exp,
     "sigmoid": _sigmoid,
     "tanh": _tanh,

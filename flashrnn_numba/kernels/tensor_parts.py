@@ -3,7 +3,7 @@
 p: which of the thread's pairs (octet, n tile). The other names are the template's.
 """
 # mypy: ignore-errors
-# ruff: noqa: F821
+# ruff: noqa: F821, F841, SIM102
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def fill_fragments(streamed, first, count, target):
     Numbered in the order of use (ptx.streamed_mma): in each k step the first RESIDENT m tiles (one
     more in the first MORE steps) are in registers, the others are streamed.
     """
-    for f in range(count):
-        index = first + f
+    # a step that the compiler does not know: it would write the loop out, and registers would spill
+    f = uint32(0)
+    while f < uint32(count):
+        index = first + int64(f)
         width = RESIDENT + 1
         begin = int64(0)
         if streamed:
@@ -53,7 +55,10 @@ def fill_fragments(streamed, first, count, target):
                     if valid and k + 8 * k_half + 1 < D:
                         high = uint32(R[at + (k + 8 * k_half + 1) * r_strides[3]])
                 words[half + 2 * k_half] = uint32(low | uint32(high << uint32(16)))
-        st_shared_v4_u32(shared_at(target, f * 512), (words[0], words[1], words[2], words[3]))
+        st_shared_v4_u32(
+            shared_at(target, f * uint32(512)), (words[0], words[1], words[2], words[3])
+        )
+        f = unknown_u32(f + uint32(1))
 
 
 def fill_buffers():
@@ -88,7 +93,9 @@ def own_pairs():
         out_of[p] = held_u32(shared_at(base, OUT_AT + place))
         for i in unroll(X_LOADS):
             matrix = min(i * 4 + (lane >> 3), int64(INPUTS - 1))
-            at = (matrix * BATCH + tile * TILE_ROWS + (lane & 7) // SPREAD) * TILE_PITCH + local_unit * 2
+            at = (
+                matrix * BATCH + tile * TILE_ROWS + (lane & 7) // SPREAD
+            ) * TILE_PITCH + local_unit * 2
             x_of[p * X_LOADS + i] = held_u32(shared_at(base, RING_AT + at))
         for j in unroll(BIASES):
             bias[p * BIASES + j] = float32(0.0)
@@ -97,7 +104,9 @@ def own_pairs():
                     b[j * b_strides[0] + head * b_strides[1] + unit_of[p] * b_strides[2]]
                 )
         for e in unroll(COLUMNS):
-            row_of[p * COLUMNS + e] = int32(min(row0 + tile * TILE_ROWS + COLUMNS * quad + e, B - 1))
+            row_of[p * COLUMNS + e] = int32(
+                min(row0 + tile * TILE_ROWS + COLUMNS * quad + e, B - 1)
+            )
             length[p * COLUMNS + e] = int32(T)
             if options & HAS_LENGTHS:
                 length[p * COLUMNS + e] = int32(
@@ -137,9 +146,7 @@ def own_chunks():
             at = (k * B + row0 + row) * T * H * D + head * D + unit
             out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * 2)
             if k == 0 and OUT_FIRST == 1:
-                out_from[k * OUT_CHUNKS + i] = held_u32(
-                    shared_at(base, row * PITCH + unit * 2)
-                )
+                out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, row * PITCH + unit * 2))
             else:
                 at = (k * BATCH + row) * TILE_PITCH + octet * 16
                 out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, OUT_AT + at))
@@ -198,9 +205,7 @@ def read_input():
     """x = the inputs of this step as words of two batch rows, in the accumulators' view."""
     for p in unroll(OWN):
         for i in unroll(X_LOADS):
-            matrices = ldmatrix_x4_trans(
-                shared_at(x_of[p * X_LOADS + i], (t & (AHEAD - 1)) * SLOT)
-            )
+            matrices = ldmatrix_x4_trans(shared_at(x_of[p * X_LOADS + i], (t & (AHEAD - 1)) * SLOT))
             for m in unroll(4):
                 x[(p * X_LOADS + i) * 4 + m] = matrices[m]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 from ..cells import Cell
@@ -24,6 +25,7 @@ from flashrnn_numba.kernels.tensor_math import FAST
 
 globals().update(STORAGE["{dtype}"])
 globals().update(FAST["{dtype}"])
+unknown_u32 = held_u32
 pack_two = f32x2_to_{short}x2
 widen_two = {short}x2_to_f32x2
 product = streamed_mma(
@@ -67,12 +69,25 @@ def source(
     operands += "resident, "
     buffer = "shared_at(operand, odd * (BATCH * PITCH))"
     pieces["multiply"] = f"accumulators = product({operands}{buffer})"
-    pieces["cell_forward"] = cell_text(cell, "forward")
+    pieces["cell_forward"] = fast_division(cell_text(cell, "forward"))
     text = specialise(Function("tensor_forward.py", "tensor_forward"), values, pieces)
     if z.in_shared:
         # registers are worth more than addresses at hand: they hold R
         text = text.replace("held_u32(", "uint32(")
     return _header(cell, dtype, D, tiling, z) + text
+
+
+class _Divisions(ast.NodeTransformer):
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Div):
+            return ast.Call(ast.Name("divide", ast.Load()), [node.left, node.right], [])
+        return node
+
+
+def fast_division(text: str) -> str:
+    """`a / b` as divide(a, b) of tensor_math: exact division is dozens of instructions."""
+    return ast.unparse(ast.fix_missing_locations(_Divisions().visit(ast.parse(text))))
 
 
 def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:

@@ -1,9 +1,9 @@
 """streamed_mma: warp_mma for a resident matrix that is larger than a warp's registers.
 
-The fragments of A that stand in shared memory are spread evenly over the product, stand there in the
-order in which they are used, and are loaded `ahead` uses before: while one is under way, the tensor
-core works on others. The first `ahead` of them come as an operand (read_fragments), so that they can
-be loaded before B is there.
+The fragments of A that stand in shared memory are spread evenly over the product, stand there in
+the order in which they are used, and are loaded `ahead` uses before: while one is under way, the
+tensor core works on others. The first `ahead` of them come as an operand (read_fragments), so that
+they can be loaded before B is there.
 
 Order of use: k step by k step; within a k step first the m tiles in registers, then the others.
 """
@@ -37,9 +37,9 @@ def streamed_mma(
 ) -> Any:
     """C[16 m_tiles, 8 n_tiles] = A B: f32 x 4 m_tiles n_tiles, order (m tile, n tile, register).
 
-    (fragments: u32 x 4 registers, early: u32 x 4 ahead, shared: u32, b: u32). Operands that would be
-    empty are left out. `shared` is the lane's address of the first fragment in shared memory; `b`,
-    `chains` and the formats as in warp_mma.
+    (fragments: u32 x 4 registers, early: u32 x 4 ahead, shared: u32, b: u32). Operands that would
+    be empty are left out. `shared` is the lane's address of the first fragment in shared memory;
+    `b`, `chains` and the formats as in warp_mma.
     """
     kind = mma_type(dtype)
     total = m_tiles * k_steps

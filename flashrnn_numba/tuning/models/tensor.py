@@ -1,7 +1,7 @@
 """The tensor-core forward kernel's tiling as an integer program.
 
-Shared memory is the kernel's own (kernels/tensor_layout.py; a test holds the two together). Registers
-are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of a time
+Shared memory is the kernel's own (kernels/tensor_layout.py; a test holds the two together).
+Registers are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of a time
 step times waves of clusters, from the latencies in docs/notes/tensor_forward.md.
 """
 
@@ -20,11 +20,19 @@ from ..hardware import Device
 from ..problem import Problem
 
 AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
-EARLY = 4
+EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 # Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
 EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
-SPECIAL = {"sigmoid": 2, "tanh": 1, "exp": 1, "log": 2, "softplus": 2, "log_sigmoid": 2, "divide": 2}
+SPECIAL = {
+    "sigmoid": 2,
+    "tanh": 1,
+    "exp": 1,
+    "log": 2,
+    "softplus": 2,
+    "log_sigmoid": 2,
+    "divide": 2,
+}
 STEP, WARP = 180, 80  # cycles of a step: latencies that are always there; of each warp in turn
 HMMA = 18  # cycles from one mma to the next that needs its result
 
@@ -41,7 +49,9 @@ class Counts:
 
     @staticmethod
     def of(cell: Cell) -> Counts:
-        nodes = [n for n in topological(cell.new_states) if n.operation not in ("input", "constant")]
+        nodes = [
+            n for n in topological(cell.new_states) if n.operation not in ("input", "constant")
+        ]
         special = sum(SPECIAL.get(node.operation, 0) for node in nodes)
         return Counts(
             len(cell.recurrent_gates),
@@ -66,9 +76,7 @@ def maximum(a: Any, b: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def choose_tiling(
-    cell: Cell, dtype: str, B: int, H: int, D: int, device: Device
-) -> Tiling | None:
+def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device) -> Tiling | None:
     """The best tiling, or None where R of one head fits into no cluster."""
     problem, cost = model(cell, B, H, D, device)
     solution = problem.solve(minimize=cost)
@@ -135,8 +143,7 @@ def model(cell: Cell, B: int, H: int, D: int, device: Device) -> tuple[Problem, 
         unit="registers",
     )
     p.require(
-        (z.pack == 0)
-        | (2 * (s.shared_bytes + device.shared_reserved) <= device.shared_per_sm),
+        (z.pack == 0) | (2 * (s.shared_bytes + device.shared_reserved) <= device.shared_per_sm),
         name="two blocks an SM: shared memory",
         unit="bytes",
     )
@@ -144,7 +151,7 @@ def model(cell: Cell, B: int, H: int, D: int, device: Device) -> tuple[Problem, 
 
 
 def sizes(counts: Counts, z: Any) -> SimpleNamespace:
-    """tensor_layout.geometry for numbers and for variables; `z.padded` and `z.buffers` are given."""
+    """tensor_layout.geometry for numbers and for variables; z has `padded` and `buffers` too."""
     units = z.padded // z.cluster
     groups = units // (8 * z.octets)
     warps = groups * z.splits
@@ -192,18 +199,20 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any) -> Any:
     accumulators = 4 * m_tiles * z.n_tiles * z.chains
     # partial sums come back into registers
     combined = (z.splits - 1) * 8
-    return 32 + 4 * EARLY + accumulators + own * pair + minimum(combined, 24)
+    return 40 + 4 * EARLY + accumulators + own * pair + minimum(combined, 24)
 
 
 def cost(counts: Counts, B: int, H: int, z: Any, s: Any) -> Any:
     """Cycles of a step, times waves of clusters."""
     per_scheduler = -(-s.warps // 4)
-    loads = 4 * s.warps * s.in_shared + 2 * s.warps * s.k_steps * z.n_tiles
+    # shared memory gives 128 bytes a cycle; measured, a fifth is lost
+    loads = 5 * s.warps * s.in_shared + 5 * s.warps * s.k_steps * z.n_tiles // 2
     issue = 8 * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
     chain = HMMA * s.k_steps // z.chains
     product = maximum(maximum(loads, issue), chain)
-    combine = (z.splits - 1) * (40 + 4 * s.groups * s.pairs * counts.recurrent)
-    pointwise = per_scheduler * s.own * 2 // z.spread * counts.cycles + counts.cycles
+    combine = (z.splits - 1) * (20 + 3 * s.groups * s.pairs * counts.recurrent)
+    pointwise = per_scheduler * s.own * 2 // z.spread * counts.cycles
+    pointwise = pointwise + s.own * counts.cycles  # its latency
     tiles = -(-B // s.batch)
     rows = minimum(s.batch, -(-B // maximum(1, z.at_once // H)))
     exchange = z.latency + z.slope * rows * s.units * 2 // 100

@@ -1,0 +1,221 @@
+"""The tensor-core forward kernel: the emulator runs its source, with clusters and race detection,
+against the oracle; what the model says of shared memory is held to the kernel.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda", reason="the kernel is built of numba-cuda intrinsics")
+pytest.importorskip("greenlet", reason="the kernel runs in the emulator")
+pytest.importorskip("ml_dtypes", reason="the reference for bfloat16")
+
+from types import SimpleNamespace
+
+from gpu_support import mixed, no_recurrence
+from ptx_support import needs_ptxas
+
+from flashrnn_numba.cells import get_cell
+from flashrnn_numba.kernels import reference, tensor
+from flashrnn_numba.kernels.assemble import assemble
+from flashrnn_numba.kernels.emulated import EmulatedMachine
+from flashrnn_numba.kernels.emulator import RaceError, emulate
+from flashrnn_numba.kernels.launch import compile_to_ptx
+from flashrnn_numba.kernels.tensor_layout import Tiling, geometry
+from flashrnn_numba.kernels.tensor_source import fast_division
+from flashrnn_numba.testing.problem import exact, oracle_task, random_problem
+from flashrnn_numba.testing.tolerances import relative_error, tolerance
+from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.models.tensor import (
+    Counts,
+    choose_tiling,
+    cost,
+    model,
+    sizes,
+)
+
+H200 = Device.named("H200")
+
+
+def find(name):
+    return {"mixed": mixed, "no_recurrence": no_recurrence}.get(name) or get_cell(name)
+
+
+def tiling(cluster=1, n_tiles=1, octets=1, splits=1, registers=99, chains=1, **more):
+    return Tiling(cluster, n_tiles, octets, splits, registers, chains, **more)
+
+
+def errors(problem, machine, chosen, keep=True, inputs=None):
+    """Relative errors of states, last states and what is kept for backward."""
+    task = oracle_task(problem.cell, problem.inputs)
+    states, last, kept = tensor.forward(machine, task, inputs or problem.inputs, keep, chosen)
+    widened = exact(problem).inputs
+    expected, expected_last, steps = reference.forward(
+        oracle_task(problem.cell, widened), widened, keep=True
+    )
+    pairs = [(states, expected), (last, expected_last)]
+    if keep and task.T:
+        gates = np.stack([g for _, g in steps]).transpose(2, 0, 1, 3, 4)
+        pairs += [(kept.gates, gates), (kept.exact, expected[1:])]
+    return [relative_error(got.astype(float), wanted) for got, wanted in pairs if wanted.size]
+
+
+def check(cell, dtype, shape, chosen, *, keep=True, schedule=None, **options):
+    B, T, _, D = shape
+    problem = random_problem(find(cell), dtype, shape, **options)
+    found = errors(problem, EmulatedMachine(schedule=schedule), chosen, keep)
+    assert max(found) < tolerance(dtype, T, D, B), found
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "shape", "chosen", "options"),
+    [
+        ("lstm", "bfloat16", (3, 4, 2, 64), tiling(registers=3, chains=2, early=2), {}),
+        ("gru", "float16", (9, 3, 1, 40), tiling(n_tiles=2, registers=4), {"reset": True}),
+        ("slstm", "bfloat16", (3, 4, 1, 24), tiling(), {"reset": True, "lengths": True}),
+        ("elman", "float16", (5, 4, 1, 16), tiling(octets=2, spread=2), {"states": False}),
+        ("mixed", "bfloat16", (2, 4, 2, 17), tiling(), {"lengths": True, "states": False}),
+        ("lstm", "float16", (3, 3, 1, 32), tiling(octets=2, splits=2, registers=2), {}),
+        ("lstm", "bfloat16", (17, 3, 1, 16), tiling(n_tiles=3, splits=1), {"lengths": True}),
+        ("lstm", "float16", (2, 3, 1, 48), tiling(octets=3, splits=3, registers=5), {}),
+        ("gru", "bfloat16", (6, 4, 1, 32), tiling(octets=2, spread=2), {"reset": True}),
+        ("slstm", "float16", (1, 3, 1, 64), tiling(octets=4, splits=2, spread=2), {}),
+    ],
+)
+def test_one_cta_agrees_with_the_oracle(cell, dtype, shape, chosen, options):
+    check(cell, dtype, shape, chosen, **options)
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "shape", "chosen", "options"),
+    [
+        ("lstm", "bfloat16", (3, 4, 1, 32), tiling(2, registers=3), {}),
+        ("lstm", "float16", (3, 4, 1, 24), tiling(4, spread=2), {"reset": True}),
+        ("gru", "bfloat16", (9, 3, 1, 32), tiling(2, 2, octets=2, splits=2), {"lengths": True}),
+        ("slstm", "float16", (3, 4, 1, 32), tiling(2, octets=2, splits=2, registers=6), {}),
+        ("mixed", "float16", (3, 3, 2, 16), tiling(2), {"reset": True, "lengths": True}),
+        ("elman", "bfloat16", (2, 4, 1, 40), tiling(4, splits=1, chains=2), {}),
+    ],
+)
+def test_clusters_agree_with_the_oracle(cell, dtype, shape, chosen, options):
+    check(cell, dtype, shape, chosen, **options)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_any_order_of_threads_and_copies_will_do(seed, splits):
+    """Shuffled threads; stores to other CTAs land early or late."""
+    chosen = tiling(2, splits=splits, registers=2, ahead=2, early=1, spread=2)
+    check("lstm", "bfloat16", (2, 4, 1, 32), chosen, keep=False, schedule=seed)
+
+
+@pytest.mark.parametrize("T", [0, 1, 2])
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_short_sequences(T, cluster):
+    check("lstm", "bfloat16", (2, T, 1, 16), tiling(cluster), schedule=0)
+
+
+def test_strided_and_broadcast_inputs_are_read_in_place():
+    problem = random_problem(get_cell("lstm"), "bfloat16", (3, 3, 2, 16))
+    given = problem.inputs
+    wide = np.zeros((*given.Wx.shape[:-1], 33), given.Wx.dtype)
+    wide[..., 1::2] = given.Wx
+    moved = np.ascontiguousarray(given.R.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    found = errors(
+        problem, EmulatedMachine(), tiling(), inputs=given._replace(Wx=wide[..., 1::2], R=moved)
+    )
+    assert max(found) < tolerance("bfloat16", 3, 16, 3)
+    repeated = np.broadcast_to(given.Wx[:1], given.Wx.shape)
+    same = replace(problem, inputs=given._replace(Wx=repeated))
+    assert max(errors(same, EmulatedMachine(), tiling())) < tolerance("bfloat16", 3, 16, 3)
+
+
+def test_a_missing_barrier_is_found():
+    """Without the warp barrier before sending, a lane that sends nothing may still be reading."""
+
+    class Broken(EmulatedMachine):
+        def run(self, program, grid, arguments):
+            text = program.text.replace("sync_warp(uint32(0xFFFFFFFF))", "pass")
+            text = text.replace("sync_warp(uint32(4294967295))", "pass")
+            broken = replace(program, text=text)
+            shared = program.shared_bytes
+            run = emulate(broken.function(), grid, program.threads, program.cluster, shared)
+            run(*arguments)
+
+    problem = random_problem(get_cell("lstm"), "bfloat16", (3, 4, 1, 32))
+    with pytest.raises(RaceError):
+        errors(problem, Broken(), tiling(2, registers=3), keep=False)
+
+
+def test_arguments_are_those_of_the_kernel():
+    p = tensor.program(
+        get_cell("lstm"), "bfloat16", 16, tiling(), tensor.Variant(False, False, True)
+    )
+    assert p.function().__code__.co_argcount == len(p.arguments)
+
+
+def test_divisions_become_calls():
+    assert fast_division("a = b / c + d / (e / f)") == "a = divide(b, c) + divide(d, divide(e, f))"
+
+
+@needs_ptxas
+@pytest.mark.parametrize(
+    ("cc", "cell", "D", "H", "B"),
+    [
+        ((8, 0), "lstm", 64, 12, 16),
+        ((9, 0), "lstm", 64, 12, 128),
+        ((9, 0), "lstm", 256, 3, 16),
+        ((9, 0), "slstm", 128, 6, 16),
+        ((10, 0), "lstm", 64, 12, 16),
+    ],
+)
+def test_chosen_tilings_do_not_spill(cc, cell, D, H, B):
+    """(A 768-unit head fills all registers and spills before the first step: see the notes.)"""
+    device = {(8, 0): Device.named("A100"), (9, 0): H200, (10, 0): Device.named("B200")}[cc]
+    chosen = choose_tiling(get_cell(cell), "bfloat16", B, H, D, device)
+    variant = tensor.Variant(keep=True, masked=False, wide=True)
+    p = tensor.program(get_cell(cell), "bfloat16", D, chosen, variant)
+    used = assemble(compile_to_ptx(p, cc), cc)
+    assert (used.spill_stores, used.spill_loads, used.shared_bytes) == (0, 0, 0)
+    assert H200.blocks_per_sm(p.threads, used.registers, p.shared_bytes) >= 1
+
+
+PROBLEMS = [
+    *(("lstm", D, H, B) for D, H in ((64, 12), (128, 6), (256, 3), (768, 1)) for B in (1, 16, 128)),
+    *((name, D, 2, 5) for name in ("gru", "slstm", "elman", "mixed") for D in (17, 40, 512)),
+]
+
+
+@pytest.mark.parametrize(("cell", "D", "H", "B"), PROBLEMS)
+def test_the_model_counts_shared_memory_exactly(cell, D, H, B):
+    cell = find(cell)
+    problem, expression = model(cell, B, H, D, H200)
+    solution = problem.solve(minimize=expression)
+    counts, z = Counts.of(cell), SimpleNamespace(**solution)
+    s = sizes(counts, z)
+    chosen = choose_tiling(cell, "bfloat16", B, H, D, H200)
+    g = geometry(D, counts.recurrent, counts.inputs, counts.states, chosen)
+    assert (s.shared_bytes, s.warps, s.in_shared) == (g.shared_bytes, g.warps, g.in_shared)
+    assert g.shared_bytes <= H200.shared_per_block
+    assert g.padded >= D
+    assert cost(counts, B, H, z, s) > 0
+
+
+def test_where_no_tiling_exists_the_reason_is_given():
+    lstm, none = get_cell("lstm"), find("no_recurrence")
+    task = oracle_task(lstm, random_problem(lstm, "bfloat16", (1, 1, 1, 16)).inputs)
+    assert tensor.no_tiling(task, H200) is None
+    assert "does not fit" in tensor.no_tiling(replace(task, D=2048), H200)
+    assert "compute capability" in tensor.no_tiling(task, Device.named("T4"))
+    assert "tensor cores" in tensor.no_tiling(replace(task, dtype="float32"), H200)
+    assert "no recurrent gate" in tensor.no_tiling(replace(task, cell=none), H200)
+
+
+def test_rows_are_spread_over_all_clusters():
+    lstm = get_cell("lstm")
+    task = replace(oracle_task(lstm, random_problem(lstm, "bfloat16", (1, 1, 1, 16)).inputs), D=768)
+    seven = replace(H200, clusters=((16, 7),))
+    rows = [tensor.rows_of_cluster(replace(task, B=B), tiling(16), seven) for B in (1, 7, 16, 128)]
+    assert rows == [1, 1, 3, 8]
+    assert tensor.rows_of_cluster(replace(task, B=1), tiling(1), seven) == 8
