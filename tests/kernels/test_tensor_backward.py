@@ -260,6 +260,23 @@ def test_long_sequences_take_smaller_tiles():
     assert tile < plan(task_of(lstm, BF, 128, 1000, 12, 64), device).tile
 
 
+@pytest.mark.parametrize(("B", "T"), [(0, 3), (2, 0)])
+def test_nothing_to_do(B, T):
+    """Without steps the gradient of the last states is that of the initial ones."""
+    problem = random_problem(lstm, BF, (2, 1, 1, 16), seed=1)
+    inputs = problem.inputs._replace(
+        Wx=problem.inputs.Wx[:B].repeat(T, 1), states=problem.inputs.states[:, :B]
+    )
+    task = Task(lstm, B, T, 1, 16, BF)
+    on, dlast = EmulatedMachine(), problem.dlast[:, :B]
+    kept = fused.run_forward(on, task, inputs, True)[2]
+    got = run_backward(on, task, inputs, kept, problem.dstates[:, :B].repeat(T, 2), dlast)
+    assert got.Wx.shape == (B, T, 4, 1, 16)
+    assert not got.R.any()
+    assert not got.b.any()
+    np.testing.assert_array_equal(got.states, dlast)
+
+
 @pytest.mark.parametrize("options", [{}, ALL])
 def test_whole_backward_after_the_portable_forward(options):
     """From the public inputs to all gradients, with the tiling that the solver picks."""
