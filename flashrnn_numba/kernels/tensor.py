@@ -114,8 +114,8 @@ def _with_clusters(device: Device) -> Device:
 
 
 def rows_of_cluster(task: Task, tiling: Tiling, device: Device) -> int:
-    """Batch rows of a cluster: as few as all clusters that run at once allow, because the fewer rows
-    the less there is to exchange."""
+    """Batch rows of a cluster: as few as all clusters that run at once allow, because the fewer
+    rows the less there is to exchange."""
     if tiling.cluster == 1:
         return tiling.batch
     at_once = max(1, device.resident_clusters(tiling.cluster) // task.H)

@@ -13,7 +13,7 @@ r // (CLUSTER / PARTS). They meet in combine_splits before any of them sends.
 The bytes that count: `rows` batch rows of padded D numbers; rows beyond the batch are not sent.
 """
 # mypy: ignore-errors
-# ruff: noqa: F821, F841, SIM102
+# ruff: noqa: F821, F841
 
 from __future__ import annotations
 

@@ -7,16 +7,16 @@ A step:
 - meanwhile the states of the step before are written out, and the inputs of a later step asked for;
 - pointwise: a thread has all gates of its (unit, row) pairs in its accumulators, and the states
   of these pairs in registers for the whole sequence;
-- the new s_0 goes into the other buffer: of this CTA, then a barrier; or, with a cluster, of all its
-  CTAs, by stores that are counted on the receiver's mbarrier (tensor_exchange.py).
+- the new s_0 goes into the other buffer: of this CTA, then a barrier; or, with a cluster, of all
+  its CTAs, by stores that are counted on the receiver's mbarrier (tensor_exchange.py).
 
 Inputs and states pass through tiles in shared memory, so that global memory sees 16 bytes a thread,
-whole rows side by side. Who fetches or writes them is not who computes with them; what orders the two
-is the barrier of the step, or, in a cluster, the arrival of s_0, which all warps have sent, or the
-barrier in combine_splits.
+whole rows side by side. Who fetches or writes them is not who computes with them; what orders the
+two is the barrier of the step, or, in a cluster, the arrival of s_0, which all warps have sent, or
+the barrier in combine_splits.
 
-Two views of a pair (octet, n tile): in the accumulators a thread has unit `group` and rows 2 quad and
-2 quad + 1; in memory, where units are neighbours, row `group` and units 2 quad and 2 quad + 1. A
+Two views of a pair (octet, n tile): in the accumulators a thread has unit `group` and rows 2 quad
+and 2 quad + 1; in memory, where units are neighbours, row `group`, units 2 quad and 2 quad + 1. A
 transposed 8 x 8 matrix of 16-bit numbers leads from one to the other (ldmatrix.trans, movmatrix).
 """
 # mypy: ignore-errors

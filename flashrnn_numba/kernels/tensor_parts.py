@@ -294,7 +294,7 @@ def collect_sums():
 
 
 def out_states(p, first_state):
-    """The new states into their tiles: s_0 (unless it is read from where it is published), others."""
+    """The new states into their tiles; s_0 only if it is not read from where it is published."""
     if OUT_FIRST == 0:
         out_state(p, 0, first_state)
     for k in unroll(STATES - 1):

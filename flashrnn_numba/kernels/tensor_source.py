@@ -51,8 +51,10 @@ def source(
         name: Function("tensor_parts.py", name)
         for name in (
             "fill_fragments", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
-            "fetch_input", "arrive_input", "read_input", "load_states", "fetch_reset", "restart_states", "collect_sums",
-            "out_states", "out_state", "pack_state", "write_states", "write_last", "keep_gates", "keep_exact",
+            "fetch_input", "arrive_input", "read_input", "load_states", "fetch_reset",
+            "restart_states", "collect_sums",
+            "out_states", "out_state", "pack_state", "write_states", "write_last",
+            "keep_gates", "keep_exact",
         )
     }  # fmt: skip
     sums = "combined_sums" if tiling.splits > 1 else "whole_sums"
@@ -118,8 +120,8 @@ def _chunks(z: Geometry) -> list[int]:
 
 
 def _load_resident(z: Geometry) -> str:
-    """Fragments into registers, by way of shared memory. Each lane writes and reads its own 16 bytes:
-    no barrier until the place is used for other things."""
+    """Fragments into registers, by way of shared memory. Each lane writes and reads its own 16
+    bytes: no barrier until the place is used for other things."""
     lines = [f"staging = shared_at(base, SUMS_AT + warp * {z.staged * 512} + lane * 16)"]
     first, names = 0, []
     for i, count in enumerate(_chunks(z)):

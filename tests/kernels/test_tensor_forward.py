@@ -155,6 +155,15 @@ def test_arguments_are_those_of_the_kernel():
     assert p.function().__code__.co_argcount == len(p.arguments)
 
 
+def test_streamed_product_refuses_what_it_cannot_do():
+    """(What it computes, the kernels above check.)"""
+    assert ptx.resident_tiles(3, 4, 6) == [2, 2, 1, 1]
+    for wrong in ((2, 1, 4, 9, 0, 80), (2, 1, 4, 4, 5, 80), (2, 1, 4, 4, 0, 72)):
+        m_tiles, n_tiles, k_steps, registers, ahead, row_bytes = wrong
+        with pytest.raises(ValueError, match="expected"):
+            ptx.streamed_mma(m_tiles, n_tiles, k_steps, registers, ahead, "bf16", row_bytes)
+
+
 def test_divisions_become_calls():
     assert fast_division("a = b / c + d / (e / f)") == "a = divide(b, c) + divide(d, divide(e, f))"
 

@@ -4,8 +4,8 @@ Each is a numba.cuda intrinsic with a plain-Python twin that the emulator runs (
 one is declared; `ptx.mma_bf16.block` is its description). Nothing here knows of any cell. One
 file an idea:
 memory (addresses, loads, stores, cp.async), barriers (mbarrier, clusters, bulk copies, grid),
-warp (ldmatrix, mma, shuffles), tiles, product and stream (whole register tiles), convert (formats, fast
-functions), formats (the same in NumPy).
+warp (ldmatrix, mma, shuffles), tiles, product and stream (whole register tiles), convert (formats,
+fast functions), formats (the same in NumPy).
 """
 
 from .asm import (

@@ -1,8 +1,8 @@
 """The tensor-core forward kernel's tiling as an integer program.
 
 Shared memory is the kernel's own (kernels/tensor_layout.py; a test holds the two together).
-Registers are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of a time
-step times waves of clusters, from the latencies in docs/notes/tensor_forward.md.
+Registers are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of
+a time step times waves of clusters, from the latencies in docs/notes/tensor_forward.md.
 """
 
 from __future__ import annotations
