@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..tuning import Device
 from ..tuning.models.registry import models
 from ..tuning.sweep import Sweep
 from .parity_plot import COLOURS, FAINT, INK
@@ -44,9 +45,10 @@ def draw(found: Sweep, path: Path) -> None:
 
 
 def _colours() -> dict[str, str]:
-    """A colour for each kernel, the same in every map."""
-    palette = (*COLOURS, *MORE)
-    return {model.name: palette[i % len(palette)] for i, model in enumerate(models())}
+    """A colour for each kind of kernel, the same in every map."""
+    palette, any_device = (*COLOURS, *MORE), Device.named("H200")
+    kinds = [kind for model in models() for kind in model.kinds(any_device)]
+    return {kind: palette[i % len(palette)] for i, kind in enumerate(kinds)}
 
 
 def _panel(ax: Any, found: Sweep, direction: str) -> None:

@@ -66,6 +66,10 @@ class Candidate:
     def name(self) -> str:
         return self.setting.model.name
 
+    @property
+    def kind(self) -> str:
+        return self.setting.model.kind(self.solution)
+
     @cached_property
     def footprint(self) -> Footprint:
         return self._footprint(self.solution)

@@ -51,7 +51,7 @@ def _cpu() -> list[str]:
 
 def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
     model = chosen.setting.model
-    lines = [f"{part.direction.upper()}: {model.name} ({model.label(chosen.solution)})"]
+    lines = [f"{part.direction.upper()}: {chosen.kind} ({model.label(chosen.solution)})"]
     if model.note:
         lines.append(f"  {model.note}")
     lines += _indent(_expected(chosen))
@@ -138,7 +138,7 @@ def _other(other: Candidate, chosen: Candidate) -> list[str]:
     same = other.setting.model.backend == chosen.setting.model.backend
     if not missing and not same:
         missing = f"backend {other.setting.model.backend}"
-    return [other.name, _time(other.seconds), ratio, missing]
+    return [other.kind, _time(other.seconds), ratio, missing]
 
 
 def _refusal(refusal: Refusal) -> list[str]:

@@ -139,8 +139,8 @@ class Plan:
 
     @property
     def kernel(self) -> str:
-        """The forward kernel's name: "cluster", "portable", ..., or "cpu"."""
-        return self.forward.name if self.forward else "cpu"
+        """The forward kernel: "tensor", "cluster", "portable", "alternating" or "cpu"."""
+        return self.forward.kind if self.forward else "cpu"
 
     @property
     def seconds(self) -> float | None:
@@ -202,7 +202,7 @@ class Plan:
 
 def _as_dict(candidate: Candidate) -> dict[str, Any]:
     return {
-        "kernel": candidate.name,
+        "kernel": candidate.kind,
         "exists": candidate.setting.model.backend is not None,
         "solution": candidate.solution,
         "tiling": candidate.tiling,

@@ -114,7 +114,7 @@ def sweep(
             assert forward is not None
             assert backward is not None
             places.append(
-                Place(D, B, forward.name, backward.name, forward.step_ns, backward.step_ns)
+                Place(D, B, forward.kind, backward.kind, forward.step_ns, backward.step_ns)
             )
             done()
     largest: dict[tuple[str, str], int] = {}
@@ -123,7 +123,8 @@ def sweep(
             at = replace(task, B=16)
             # what it refuses at a head dimension that suits all kernels it refuses at any
             if model.refuses(replace(at, D=64), device, direction) is None:
-                largest[model.name, direction] = largest_head(model, at, device, direction, MOST)
+                for kind, limits in model.kinds(device).items():
+                    largest[kind, direction] = largest_head(model, at, limits, direction, MOST)
     missing = tuple(model.name for model in models() if model.backend is None)
     return Sweep(task, device, tuple(places), largest, missing)
 

@@ -372,7 +372,7 @@ def small_map():
 def test_the_map_says_what_the_plans_say(small_map):
     for place in small_map.places:
         p = fr.plan(**{**SIZES, "B": place.B, "D": place.D}, device="H200")
-        assert (place.forward, place.backward) == (p.forward.name, p.backward.name)
+        assert (place.forward, place.backward) == (p.forward.kind, p.backward.kind)
         assert place.forward_ns == p.forward.step_ns
     text = small_map.text()
     assert "head dim" in text

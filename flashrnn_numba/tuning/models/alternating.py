@@ -25,6 +25,12 @@ class Alternating:
     backend: str | None = "alternating"
     note = "replayed as CUDA graphs; the times of their nodes are estimates"
 
+    def kind(self, solution: Solution) -> str:
+        return self.name
+
+    def kinds(self, device: Device) -> dict[str, Device]:
+        return {self.name: device}
+
     def label(self, solution: Solution) -> str:
         return self.title
 

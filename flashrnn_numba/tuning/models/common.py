@@ -87,8 +87,14 @@ class Model(Protocol):
     backend: str | None
     note: str
 
+    def kind(self, solution: Solution) -> str:
+        """Which kind of the kernel a solution is, in a word: the name where there is one kind."""
+
+    def kinds(self, device: Device) -> dict[str, Device]:
+        """The kinds that a device can run, each with the device's limits as that kind uses them."""
+
     def label(self, solution: Solution) -> str:
-        """The title of the variant that a solution is."""
+        """The title of the kind that a solution is."""
 
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         """Why this kernel is out of the question, whatever the tiling (dtype, device); or None."""

@@ -31,6 +31,12 @@ class Grid:
     backend: str | None = None
     note = "no kernel yet: a planning model, never chosen"
 
+    def kind(self, solution: Solution) -> str:
+        return self.name
+
+    def kinds(self, device: Device) -> dict[str, Device]:
+        return {self.name: device}
+
     def label(self, solution: Solution) -> str:
         return self.title
 

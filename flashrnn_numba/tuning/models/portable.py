@@ -16,6 +16,12 @@ class Portable:
     backend: str | None = "fused"
     note = "one kernel serves every batch size; registers: what its launch bounds let a thread have"
 
+    def kind(self, solution: Solution) -> str:
+        return self.name
+
+    def kinds(self, device: Device) -> dict[str, Device]:
+        return {self.name: device}
+
     def label(self, solution: Solution) -> str:
         return self.title
 

@@ -5,6 +5,7 @@ Their problems are in tensor.py (forward) and tensor_backward.py; here are their
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from ...kernels import tensor as launching
@@ -22,6 +23,13 @@ class TensorCores:
     title = "fused, tensor cores"
     backend: str | None = "fused"
     note = "R in registers and shared memory; registers: what its launch bounds let a thread have"
+
+    def kind(self, solution: Solution) -> str:
+        return "tensor" if solution["cluster"] == 1 else "cluster"
+
+    def kinds(self, device: Device) -> dict[str, Device]:
+        alone = replace(device, max_cluster=1, portable_cluster=1, gpcs=(), clusters=())
+        return {"tensor": alone} | ({"cluster": device} if device.max_cluster > 1 else {})
 
     def label(self, solution: Solution) -> str:
         if solution["cluster"] == 1:
