@@ -17,7 +17,7 @@ from gpu_support import mixed, no_recurrence
 from ptx_support import needs_ptxas
 
 from flashrnn_numba.cells import get_cell
-from flashrnn_numba.kernels import reference, tensor
+from flashrnn_numba.kernels import ptx, reference, tensor
 from flashrnn_numba.kernels.assemble import assemble
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.emulator import RaceError, emulate
