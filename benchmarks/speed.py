@@ -62,7 +62,7 @@ def main() -> int:
     )
     parser.add_argument("--sweep", action="store_true", help="the sweep in place of the table")
     parser.add_argument("--peers", default="all", help="names to keep, with commas; none; or all")
-    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--only", nargs="*", help="cases whose name has one of these texts")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="record the rows there")
     parser.add_argument("--plot", type=Path, help="draw the ratios to FILE.svg or FILE.png")
@@ -72,7 +72,7 @@ def main() -> int:
         result, notes = json.loads(arguments.source.read_text()), []
     else:
         cases = [_with_peers(c, arguments.peers) for c in (SWEEP if arguments.sweep else TABLE)]
-        cases = [c for c in cases if arguments.only in c.name]
+        cases = [c for c in cases if any(t in c.name for t in arguments.only or [""])]
         result = {**origin(), "device": _device(), "rows": [], "notes": []}
         for rows, notes in measure(cases, arguments.rounds):
             result |= {"rows": rows, "notes": notes}

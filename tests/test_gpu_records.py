@@ -41,3 +41,17 @@ def test_a_tool_that_cannot_run_is_no_clean_result(monkeypatch):
 
 def test_the_page_of_limits_is_up_to_date():
     assert limits.PAGE.read_text() == limits.page(), "run: python -m benchmarks.limits"
+
+
+def test_a_run_that_was_cut_short_is_counted_from_its_log():
+    log = (
+        "[gw0] [  1%] PASSED tests/gpu/a.py::test_x[bfloat16-8]\n"
+        "[gw1] [  2%] FAILED tests/gpu/a.py::test_y\n"
+        "tests/gpu/b.py::test_z SKIPPED (no device)\n"
+    )
+    assert gpu_tests.counts_of_log(log) == {
+        "passed": 1,
+        "failed": 1,
+        "skipped": 1,
+        "failures": ["tests/gpu/a.py::test_y"],
+    }

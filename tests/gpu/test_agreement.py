@@ -24,13 +24,13 @@ def test_every_cell_and_dtype(function, dtype, backend):
     check(Case(function, dtype, B=5, T=33, H=3, D=24, clip=0.5), backend)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     backend=st.sampled_from(BACKENDS),
     function=st.sampled_from(CELLS),
     dtype=st.sampled_from(["float32", "bfloat16"]),
-    D=st.sampled_from([7, 32]),  # each compiles: a few are enough, the tiles are tested elsewhere
-    B=st.integers(0, 70),
+    D=st.just(24),  # each compiles; other sizes and their tiles are tested elsewhere
+    B=st.sampled_from([0, 1, 5, 33, 70]),
     T=st.integers(0, 70),
     H=st.integers(1, 64),
     flags=st.tuples(*[st.booleans()] * 6),
