@@ -1,9 +1,9 @@
 """Autotuning: measure the solver's best tilings on the device at hand, keep the winner.
 
-Off by default: the model's best tiling is used. FLASHRNN_NUMBA_AUTOTUNE=k measures the k best ones
-the first time that a kernel meets a shape on a device, and remembers the fastest in the tuning
-cache (cache.py). What is remembered must still satisfy the problem as it is stated today; if it
-does not, it is measured again.
+Off by default: `tune` then returns the model's best tiling. With FLASHRNN_NUMBA_AUTOTUNE=k, or
+count=k, it measures the k best ones the first time that it meets a kernel and a shape on a device,
+and remembers the fastest in the tuning cache (cache.py). What is remembered must still satisfy the
+problem as it is stated today; if it does not, it is measured again. The backends do not call it.
 """
 
 from __future__ import annotations

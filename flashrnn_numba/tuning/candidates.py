@@ -149,8 +149,10 @@ class Refusal:
 
     def conflict(self) -> list[str]:
         """Constraints that cannot hold together, by name; [] if there is another reason."""
-        if self.reason is not None:
-            return []
+        return [] if self.reason is not None else self._conflict
+
+    @cached_property
+    def _conflict(self) -> list[str]:
         return self._closest.problem.conflict(node_limit=NODES)
 
     def shortfalls(self) -> list[str]:

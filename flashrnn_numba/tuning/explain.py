@@ -58,7 +58,7 @@ def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
     lines += ["", "  tiling"]
     lines += _indent(columns([[k, v] for k, v in chosen.tiling.items()]), 4)
     lines += ["", *_indent(_limits(chosen))]
-    lines += ["", *_indent(_binding(chosen.binding()))]
+    lines += ["", *_indent(_binding(chosen.binding(), chosen))]
     lines += ["", *_indent(_next_tilings(chosen, next_best))]
     others = sorted((c for c in part.able if c is not chosen), key=lambda c: c.seconds)
     if others:
@@ -99,9 +99,17 @@ def _limits(chosen: Candidate) -> list[str]:
     return [*columns(rows, "<>>><"), f"in all {total}: {waves}{together}"]
 
 
-def _binding(rows: list[Binding]) -> list[str]:
+def _binding(rows: list[Binding], chosen: Candidate) -> list[str]:
     if not rows:
-        return [f"binding: nothing; no limit of the tiling is used to {100 * TIGHT:.0f} %"]
+        full = [
+            row.name
+            for row in limits(chosen.footprint, chosen.setting.device)
+            if row.used >= TIGHT * row.limit and row.unit != "blocks"
+        ]
+        least = f"{100 * TIGHT:.0f} %"
+        if full:
+            return [f"binding: no constraint alone; at {least} of the device: {', '.join(full)}"]
+        return [f"binding: nothing; no limit of the tiling is used to {least}"]
     table = [
         [row.name, f"{whole(row.left)} {row.sign} {whole(row.right)}", row.unit, _gain(row.without)]
         for row in rows

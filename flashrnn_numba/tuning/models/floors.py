@@ -1,7 +1,5 @@
-"""What a time step cannot avoid, in nanoseconds: measured on one H200 unless it says "estimate".
-
-Source: the latency floors of docs/notes (one H200, driver 580). Other cards are planned with the
-same figures, scaled by the clock where a figure counts cycles.
+"""What a time step cannot avoid, in nanoseconds: measured on one H200 (132 SMs, driver 580) unless
+it says "estimate". Other cards are planned with the same figures.
 """
 
 from __future__ import annotations
@@ -11,9 +9,6 @@ from collections.abc import Mapping
 
 from ..hardware import Device
 
-H200_CLOCK_GHZ = 1.98
-
-BLOCK_BARRIER = {128: 20.0, 256: 23.0, 512: 29.0}  # threads -> syncthreads
 GRID_BARRIER = {8: 629.0, 32: 815.0, 64: 829.0, 132: 875.0}  # blocks -> one atomic counter
 CLUSTER_BARRIER = 200.0
 # data through L2 within a cluster, its barrier included: bytes a block -> {blocks -> ns}
@@ -42,10 +37,6 @@ def interpolate(table: Mapping[int, float], at: int) -> float:
     i = min(max(bisect_left(keys, at), 1), len(keys) - 1)
     low, high = keys[i - 1], keys[i]
     return table[low] + (table[high] - table[low]) * (at - low) / (high - low)
-
-
-def block_barrier(threads: int, device: Device) -> float:
-    return interpolate(BLOCK_BARRIER, threads) * H200_CLOCK_GHZ / device.clock_ghz
 
 
 def grid_barrier(blocks: int) -> float:
