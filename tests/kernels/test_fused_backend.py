@@ -1,0 +1,56 @@
+"""The "fused" backend as a whole, its kernels in the emulator: who runs what, any two together."""
+
+from __future__ import annotations
+
+import pytest
+from gpu_support import Case, build, compare
+
+from flashrnn_numba.kernels import fused_backend, machine
+from flashrnn_numba.kernels.emulated import EmulatedMachine
+from flashrnn_numba.kernels.interface import Task
+
+FLAGS = ("states", "reset", "lengths", "strided", "dlast", "dstates")
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    monkeypatch.setattr(machine, "gpu", EmulatedMachine)
+    return EmulatedMachine().device()
+
+
+def run(case: Case) -> None:
+    task, inputs, dstates, dlast = build(case)
+    task = Task(task.cell, task.B, task.T, task.H, task.D, task.dtype, "cupy", task.clip)
+    states, last, kept = fused_backend.forward(task, inputs, keep=True)
+    gradients = fused_backend.backward(task, inputs, kept, dstates, dlast)
+    compare(case, states, last, list(gradients))
+
+
+@pytest.mark.parametrize("without", [*FLAGS, None])
+def test_any_input_may_be_missing(emulated, without):
+    flags = {f: f != without for f in FLAGS}
+    run(Case("lstm", "bfloat16", B=3, T=3, H=2, D=24, **flags))
+
+
+@pytest.mark.parametrize("function", ["gru", "slstm", "elman"])
+def test_cells(emulated, function):
+    run(Case(function, "float16", B=2, T=3, H=1, D=17, clip=0.5))
+
+
+@pytest.mark.parametrize("directions", [(True, False), (False, True)], ids=str)
+def test_either_direction_goes_with_either_kernel(emulated, monkeypatch, directions):
+    of = dict(zip(("forward", "backward"), directions, strict=True))
+    monkeypatch.setattr(
+        fused_backend, "uses_tensor_cores", lambda task, device, direction: of[direction]
+    )
+    run(Case("lstm", "bfloat16", B=2, T=3, H=1, D=16))
+
+
+def test_who_runs_what(emulated):
+    def task(dtype: str, D: int) -> Task:
+        case_task, *_ = build(Case(D=1, T=1))
+        return Task(case_task.cell, 4, 8, 1, D, dtype, "cupy")
+
+    for direction in ("forward", "backward"):
+        assert fused_backend.uses_tensor_cores(task("bfloat16", 64), emulated, direction)
+        assert not fused_backend.uses_tensor_cores(task("float32", 64), emulated, direction)
