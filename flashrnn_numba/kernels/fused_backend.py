@@ -57,9 +57,7 @@ def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = 
     dstates, dlast = gpu.received(task, Inputs(dstates, dlast, None))[:2]
     with gpu.device_of(given.Wx):
         on = machine.gpu()
-        if uses_tensor_cores(task, tensor.limits(on), "backward"):
-            run = tensor_backward_run.run_backward
-        else:
-            run = fused.run_backward
-        gradients = run(on, task, given, kept, dstates, dlast)
+        tensor_cores = uses_tensor_cores(task, tensor.limits(on), "backward")
+        kernel: Any = tensor_backward_run if tensor_cores else fused
+        gradients = kernel.run_backward(on, task, given, kept, dstates, dlast)
     return gpu.returned_gradients(task, inputs, gradients)
