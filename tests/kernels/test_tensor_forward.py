@@ -228,3 +228,8 @@ def test_rows_are_spread_over_all_clusters():
     rows = [tensor.rows_of_cluster(replace(task, B=B), tiling(16), seven) for B in (1, 7, 16, 128)]
     assert rows == [1, 1, 3, 8]
     assert tensor.rows_of_cluster(replace(task, B=1), tiling(1), seven) == 8
+
+
+def test_batch_sizes_of_a_class_share_a_tiling():
+    lstm = get_cell("lstm")
+    assert len({choose_tiling(lstm, "bfloat16", B, 12, 64, H200) for B in range(65, 129)}) == 1

@@ -20,6 +20,7 @@ from ..hardware import Device
 from ..problem import Problem
 
 AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
+LARGEST_CLASS = 4096  # of batch sizes; from there on tilings do not change
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 # Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
@@ -75,9 +76,18 @@ def maximum(a: Any, b: Any) -> Any:
     return expressions.maximum(a, b)
 
 
-@lru_cache(maxsize=1024)
+def batch_class(B: int) -> int:
+    """The next power of 2: batch sizes of a class share a tiling, and compile nothing new."""
+    return min(1 << max(0, B - 1).bit_length(), LARGEST_CLASS)
+
+
 def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device) -> Tiling | None:
     """The best tiling, or None where R of one head fits into no cluster."""
+    return _choose(cell, batch_class(B), H, D, device)
+
+
+@lru_cache(maxsize=1024)
+def _choose(cell: Cell, B: int, H: int, D: int, device: Device) -> Tiling | None:
     problem, cost = model(cell, B, H, D, device)
     solution = problem.solve(minimize=cost)
     if solution is None:
@@ -98,7 +108,8 @@ def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device
 
 
 def model(cell: Cell, B: int, H: int, D: int, device: Device) -> tuple[Problem, Any]:
-    """(the problem, its cost in cycles)."""
+    """(the problem, its cost in cycles) for the class of the batch size."""
+    B = batch_class(B)
     p, counts = Problem(), Counts.of(cell)
     clusters = [c for c in CLUSTERS if c <= device.max_cluster and device.resident_clusters(c)]
     octets, splits = (1, 2, 3, 4), (1, 2, 4)
