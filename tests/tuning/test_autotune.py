@@ -14,7 +14,7 @@ import pytest
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import CacheWarning, Device, TuningCache
-from flashrnn_numba.tuning.autotune import AUTOTUNE, is_tiling, key_of, satisfies, tries, tune
+from flashrnn_numba.tuning.autotuning import AUTOTUNE, is_tiling, key_of, satisfies, tries, tune
 from flashrnn_numba.tuning.candidates import Setting
 from flashrnn_numba.tuning.models.registry import model
 
@@ -154,7 +154,7 @@ import sys
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import Device
-from flashrnn_numba.tuning.autotune import tune
+from flashrnn_numba.tuning.autotuning import tune
 from flashrnn_numba.tuning.candidates import Setting
 from flashrnn_numba.tuning.models.registry import model
 for B in range(int(sys.argv[1]), 24, 2):

@@ -18,7 +18,7 @@ from flashrnn_numba.kernels.assemble import Resources, assemble, find_ptxas
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.kernels.launch import Program, compile_to_ptx
 from flashrnn_numba.tuning import Device
-from flashrnn_numba.tuning.autotune import is_tiling
+from flashrnn_numba.tuning.autotuning import is_tiling
 from flashrnn_numba.tuning.candidates import NODES, Candidate, Refusal, evaluate_model
 from flashrnn_numba.tuning.models import floors
 from flashrnn_numba.tuning.models.common import (
