@@ -22,7 +22,7 @@ def refuses(task: Task) -> str | None:
     reason = gpu.refuses_kind(task)
     if reason is not None:
         return reason
-    device = tensor.limits(machine.gpu())
+    device = machine.gpu().device()
     for direction in ("forward", "backward"):
         if not uses_tensor_cores(task, device, direction):
             reason = fused.no_tiling(task, device, direction)
@@ -45,7 +45,7 @@ def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, K
     given = gpu.received(task, inputs)
     with gpu.device_of(given.Wx):
         on = machine.gpu()
-        if uses_tensor_cores(task, tensor.limits(on), "forward"):
+        if uses_tensor_cores(task, on.device(), "forward"):
             states, last, kept = tensor.forward(on, task, given, keep)
         else:
             states, last, kept = fused.run_forward(on, task, given, keep)
@@ -57,7 +57,7 @@ def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = 
     dstates, dlast = gpu.received(task, Inputs(dstates, dlast, None))[:2]
     with gpu.device_of(given.Wx):
         on = machine.gpu()
-        tensor_cores = uses_tensor_cores(task, tensor.limits(on), "backward")
+        tensor_cores = uses_tensor_cores(task, on.device(), "backward")
         kernel: Any = tensor_backward_run if tensor_cores else fused
         gradients = kernel.run_backward(on, task, given, kept, dstates, dlast)
     return gpu.returned_gradients(task, inputs, gradients)

@@ -18,7 +18,7 @@ def cache_directory() -> Path:
     $XDG_CACHE_HOME/flashrnn_numba, else ~/.cache/flashrnn_numba."""
     own = os.environ.get("FLASHRNN_NUMBA_CACHE_DIR")
     if own:
-        return Path(own)
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashrnn_numba"
 
 

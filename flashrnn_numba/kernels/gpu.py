@@ -60,6 +60,13 @@ def strides(array: Any, axes: int) -> tuple[int, ...]:
     return tuple(stride // array.dtype.itemsize for stride in array.strides)
 
 
+def address(array: Any) -> int:
+    """Where element 0 lies."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return int(array.data.ptr)
+    return int(array.ctypes.data)
+
+
 def readable(machine: Machine, array: Any) -> Any:
     """The array, copied only where its strides are no multiples of its item size."""
     if array is None or all(s % array.dtype.itemsize == 0 for s in array.strides):

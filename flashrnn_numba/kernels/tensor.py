@@ -6,7 +6,7 @@ the tiling. What it keeps for backward is what the portable kernel keeps (fused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from .gpu import strides
 from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
-from .tensor_layout import TYPES, Tiling, geometry
+from .tensor_layout import Tiling, geometry, too_large, unsuited
 from .tensor_source import source
 
 _BITS = "uint16*"
@@ -41,19 +41,13 @@ class Variant:
 
 def no_tiling(task: Task, device: Device) -> str | None:
     """Why the tensor-core kernel cannot do the task on this device, or None."""
-    if task.dtype not in TYPES:
-        return f"tensor cores are used for {' and '.join(TYPES)}, got {task.dtype}"
-    if device.sm < 80:
-        return f"{device.name} has compute capability below 8.0"
-    if not task.cell.recurrent_gates:
-        return f"cell {task.cell.name!r} has no recurrent gate: there is nothing to multiply"
-    if choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device) is None:
-        gates = len(task.cell.recurrent_gates)
-        return (
-            f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
-            f"registers and shared memory of {device.max_cluster} multiprocessors of {device.name}"
-        )
-    return None
+    reason = unsuited(task, device)
+    if (
+        reason is None
+        and choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device) is None
+    ):
+        reason = too_large(task, device)
+    return reason
 
 
 @cache
@@ -75,7 +69,7 @@ def forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
 ) -> tuple[Any, Any, Kept | None]:
     """States, the last ones, and what backward needs; `chosen` overrules the solver."""
-    tiling = chosen or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, limits(on))
+    tiling = chosen or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
     if tiling is None:
         raise ValueError(no_tiling(task, on.device()))
     B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
@@ -86,7 +80,7 @@ def forward(
     Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
     masked = reset is not None or lengths is not None
     wide = D % 8 == 0 and _whole(Wx, 8) and _whole(R, 2)
-    span = rows_of_cluster(task, tiling, limits(on))
+    span = rows_of_cluster(task, tiling, on.device())
     p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, wide))
     on.launch(
         p,
@@ -98,19 +92,6 @@ def forward(
         ],
     )  # fmt: skip
     return states, last, Kept(gates, states, exact) if keep else None
-
-
-def limits(on: Machine) -> Device:
-    """The device with its count of clusters, which a plain query leaves out."""
-    device = on.device()
-    if device.max_cluster > 1 and not device.clusters and not device.gpcs:
-        return _with_clusters(device)
-    return device
-
-
-@cache
-def _with_clusters(device: Device) -> Device:
-    return replace(device, clusters=Device.query().clusters)
 
 
 def rows_of_cluster(task: Task, tiling: Tiling, device: Device) -> int:
@@ -126,10 +107,4 @@ def _whole(array: Any, count: int) -> bool:
     """Whether units lie side by side, and each `count` of them where one access reaches them."""
     *outer, last = strides(array, array.ndim)
     size = count * array.dtype.itemsize
-    return last == 1 and all(s % count == 0 for s in outer) and _address(array) % size == 0
-
-
-def _address(array: Any) -> int:
-    if hasattr(array, "__cuda_array_interface__"):
-        return int(array.data.ptr)
-    return int(array.ctypes.data)
+    return last == 1 and all(s % count == 0 for s in outer) and gpu.address(array) % size == 0

@@ -19,8 +19,8 @@ from .generated import digest_of
 from .launch import Program
 from .template import Function, Part, specialise
 from .tensor_backward_cell import halves
+from .tensor_layout import TYPES
 
-TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
 D_WORDS = 128  # beside OPTIONS: dstates can be read two neighbouring units at a time

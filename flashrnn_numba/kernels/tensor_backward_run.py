@@ -16,7 +16,8 @@ from .fused_names import HAS_DLAST, HAS_DSTATES
 from .gpu import strides
 from .interface import Gradients, Inputs, Task
 from .machine import Machine
-from .tensor_backward import D_WORDS, TYPES, Tiling, backward_program, grid
+from .tensor_backward import D_WORDS, Tiling, backward_program, grid
+from .tensor_layout import too_large, unsuited
 from .weight_gradients import bias_gradient, input_gradient, recurrent_gradient
 
 _INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
@@ -24,19 +25,10 @@ _INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
 
 def no_tiling(task: Task, device: Device) -> str | None:
     """Why the tensor-core kernel cannot run this task's backward on this device, or None."""
-    if task.dtype not in TYPES:
-        return f"tensor cores are used for {' and '.join(TYPES)}, got {task.dtype}"
-    if device.sm < 80:
-        return f"{device.name} has compute capability below 8.0"
-    if not task.cell.recurrent_gates:
-        return f"cell {task.cell.name!r} has no recurrent gate: there is nothing to multiply"
-    if plan(task, device) is None:
-        gates = len(task.cell.recurrent_gates)
-        return (
-            f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
-            f"registers and shared memory of {device.max_cluster} multiprocessors of {device.name}"
-        )
-    return None
+    reason = unsuited(task, device)
+    if reason is None and plan(task, device) is None:
+        reason = too_large(task, device)
+    return reason
 
 
 def plan(task: Task, device: Device) -> Tiling | None:
@@ -103,16 +95,10 @@ def in_words(array: Any) -> bool:
     """Whether units 2 n and 2 n + 1 share an aligned word of 4 bytes."""
     *outer, last = strides(array, array.ndim)
     even = all(s % 2 == 0 for s in outer) and array.shape[-1] % 2 == 0
-    return last == 1 and even and _address(array) % 4 == 0
+    return last == 1 and even and gpu.address(array) % 4 == 0
 
 
 def _reachable(array: Any, tiling: Tiling) -> bool:
     """Whether 32-bit indices reach the rows and units of a tile."""
     row, unit = strides(array, 5)[1], strides(array, 5)[4]
     return (tiling.tile - 1) * abs(row) + (array.shape[4] - 1) * abs(unit) <= _INDEX
-
-
-def _address(array: Any) -> int:
-    if hasattr(array, "__cuda_array_interface__"):
-        return int(array.data.ptr)
-    return int(array.ctypes.data)

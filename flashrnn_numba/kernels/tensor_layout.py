@@ -17,6 +17,11 @@ the sum over k, each of them finishes every splits-th pair.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..tuning import Device
+    from .interface import Task
 
 OCTET = 8  # units
 N_TILE = 8  # batch rows of one mma
@@ -151,4 +156,24 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
         fragments_at=fragments_at,
         staged=staged,
         shared_bytes=total,
+    )
+
+
+def unsuited(task: Task, device: Device) -> str | None:
+    """Why tensor cores cannot do the task on this device whatever its tiling, or None."""
+    if task.dtype not in TYPES:
+        return f"tensor cores are used for {' and '.join(TYPES)}, got {task.dtype}"
+    if device.sm < 80:
+        return f"{device.name} has compute capability below 8.0"
+    if not task.cell.recurrent_gates:
+        return f"cell {task.cell.name!r} has no recurrent gate: there is nothing to multiply"
+    return None
+
+
+def too_large(task: Task, device: Device) -> str:
+    """What to say where no tiling holds R of one head."""
+    gates = len(task.cell.recurrent_gates)
+    return (
+        f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
+        f"registers and shared memory of {device.max_cluster} multiprocessors of {device.name}"
     )

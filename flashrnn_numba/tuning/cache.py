@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..kernels.generated import cache_directory
+
 try:
     import fcntl
 except ImportError:  # Windows: writes are still atomic, but two at once may lose an entry
@@ -53,15 +55,6 @@ class Key:
 
     def text(self) -> str:
         return json.dumps(list(asdict(self).values()), ensure_ascii=False)
-
-
-def cache_directory() -> Path:
-    """FLASHRNN_NUMBA_CACHE_DIR, else flashrnn_numba under XDG_CACHE_HOME, else under ~/.cache."""
-    chosen = os.environ.get("FLASHRNN_NUMBA_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "flashrnn_numba"
 
 
 class TuningCache:

@@ -7,7 +7,7 @@ from device_support import check, run
 from gpu_support import CELLS, Case, build, mixed
 
 from flashrnn_numba.cells import get_cell
-from flashrnn_numba.kernels import fused_backend, tensor
+from flashrnn_numba.kernels import fused_backend
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.kernels.machine import gpu
 
@@ -15,7 +15,7 @@ from flashrnn_numba.kernels.machine import gpu
 def check_on_tensor_cores(case: Case) -> None:
     task, *_ = build(case)
     task = Task(get_cell(case.function), task.B, task.T, task.H, task.D, task.dtype, "cupy")
-    device = tensor.limits(gpu())
+    device = gpu().device()
     for direction in ("forward", "backward"):
         assert fused_backend.uses_tensor_cores(task, device, direction)
     check(case, "fused")

@@ -12,7 +12,7 @@ from ...kernels import tensor as launching
 from ...kernels import tensor_backward as backward_kernel
 from ...kernels import tensor_backward_run as running
 from ...kernels.interface import Task
-from ...kernels.tensor_layout import TYPES, Geometry, Tiling, geometry
+from ...kernels.tensor_layout import Geometry, Tiling, geometry, unsuited
 from ..hardware import Device
 from . import tensor, tensor_backward
 from .common import Direction, Footprint, Solution, Statement, evaluate, residency
@@ -37,13 +37,7 @@ class TensorCores:
         return f"fused, tensor cores, a cluster of {solution['cluster']} blocks a head"
 
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
-        if task.dtype not in TYPES:
-            return f"tensor cores are used for {' and '.join(TYPES)}, got {task.dtype}"
-        if device.sm < 80:
-            return f"{device.name} has compute capability below 8.0"
-        if not task.cell.recurrent_gates:
-            return f"cell {task.cell.name!r} has no recurrent gate: there is nothing to multiply"
-        return None
+        return unsuited(task, device)
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         if direction == "backward":
