@@ -348,6 +348,45 @@ def test_release_and_acquire_of_a_global_word(schedule):
         run(data, np.zeros(4, np.uint32), out, False)
 
 
+def messages(checked):
+    """Two blocks send each other 16 bytes a round; the first `checked` words are waited for."""
+
+    def kernel(mail, out):
+        own = int32(cuda.blockIdx.x)
+        for t in range(6):
+            slot = ptx.global_address(mail) + (t & 1) * 32
+            value = uint32(2 * t + 2 + own)
+            ptx.st_relaxed_gpu_v4_u32(slot + own * 16, (value, value, value, value))
+            missing = True
+            while missing:
+                got = ptx.ld_relaxed_gpu_v4_u32(slot + (1 - own) * 16)
+                missing = False
+                for i in range(checked):
+                    if got[i] != uint32(2 * t + 3 - own):
+                        missing = True
+            for i in range(4):
+                out[own, t, i] = got[i]
+
+    return kernel
+
+
+def exchanged(kernel, schedule):
+    out = np.zeros((2, 6, 4), np.uint32)
+    emulate(kernel, 2, 1, cooperative=True, schedule=schedule)(np.zeros(16, np.uint32), out)
+    return out
+
+
+@schedules
+def test_words_that_are_their_own_flags(schedule):
+    want = 2 * np.arange(6)[None, :, None] + np.array([3, 2])[:, None, None]
+    np.testing.assert_array_equal(exchanged(messages(4), schedule), want.repeat(4, 2))
+
+
+def test_a_message_of_16_bytes_may_come_in_parts():
+    torn = (len(np.unique(exchanged(messages(1), seed)[0, 0])) > 1 for seed in range(50))
+    assert any(torn)
+
+
 # Grids
 
 

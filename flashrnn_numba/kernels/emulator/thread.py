@@ -1,6 +1,6 @@
 """One emulated thread: what the twins of the PTX blocks and of cuda.* call on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from greenlet import greenlet
@@ -187,6 +187,21 @@ class Thread(Copies, greenlet):
             else:
                 self.to_acquire.append(order)
         return structure.unpack_from(memory.buffer, offset)
+
+    def spin_store(self, space: str, address: int, words: Sequence[int]) -> None:
+        """Words of 32 bits that others poll: each whole; with a schedule seed, others may see some
+        of them before the rest."""
+        size = 4 * len(words)
+        memory, offset = self.resolve(space, address, size, size)
+        order, random = list(range(len(words))), self.machine.random
+        if random is not None:
+            random.shuffle(order)
+        for i in order:
+            if random is not None and random.random() < 0.2:
+                self.machine.preempt(self)
+            self.touch(memory, offset + 4 * i, 4, True, atomic=True)
+            layout("<I").pack_into(memory.buffer, offset + 4 * i, words[i])
+            self.machine.progress += 1
 
     def fence(self) -> None:
         """threadfence: atomics before it are acquired, atomics after it release."""

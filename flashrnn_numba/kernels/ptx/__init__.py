@@ -26,6 +26,7 @@ from .barriers import (
     fence_proxy_async_global,
     grid_barrier,
     ld_acquire_u32,
+    ld_relaxed_gpu_v4_u32,
     ld_relaxed_u32,
     ld_volatile_v4_u32,
     mapa,
@@ -46,6 +47,7 @@ from .barriers import (
     st_async_u32,
     st_async_v2_u32,
     st_async_v4_u32,
+    st_relaxed_gpu_v4_u32,
     st_release_u32,
 )
 from .convert import (
@@ -276,6 +278,7 @@ __all__ = [
     "ld_global_v2_u32",
     "ld_global_v4_f32",
     "ld_global_v4_u32",
+    "ld_relaxed_gpu_v4_u32",
     "ld_relaxed_u32",
     "ld_shared_f32",
     "ld_shared_f64",
@@ -352,6 +355,7 @@ __all__ = [
     "st_global_v2_u32",
     "st_global_v4_f32",
     "st_global_v4_u32",
+    "st_relaxed_gpu_v4_u32",
     "st_release_u32",
     "st_shared_f32",
     "st_shared_f64",

@@ -292,6 +292,22 @@ def ld_volatile_v4_u32(t: Any, address: U64) -> U32x4:
     return t.spin_load("global", address, "<4I", acquire=False)
 
 
+# Messages that carry their own flag: each word of 32 bits is written and read whole; nothing more
+# is promised, and no other access is ordered.
+
+
+@instruction("ld.relaxed.gpu.global.v4.u32 {out}, [{address}];", section="ld")
+def ld_relaxed_gpu_v4_u32(t: Any, address: U64) -> U32x4:
+    """Read 16 bytes that another block may be writing."""
+    return t.spin_load("global", address, "<4I", acquire=False)
+
+
+@instruction("st.relaxed.gpu.global.v4.u32 [{address}], {value};", section="st")
+def st_relaxed_gpu_v4_u32(t: Any, address: U64, value: U32x4) -> None:
+    """Write 16 bytes that another block may be reading."""
+    t.spin_store("global", address, value)
+
+
 @cuda.jit(device=True)
 def grid_barrier(counter: Any, target: Any) -> None:
     """All blocks of a cooperative launch wait for each other.
