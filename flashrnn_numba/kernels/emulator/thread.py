@@ -188,19 +188,21 @@ class Thread(Copies, greenlet):
                 self.to_acquire.append(order)
         return structure.unpack_from(memory.buffer, offset)
 
-    def spin_store(self, space: str, address: int, words: Sequence[int]) -> None:
-        """Words of 32 bits that others poll: each whole; with a schedule seed, others may see some
-        of them before the rest."""
-        size = 4 * len(words)
-        memory, offset = self.resolve(space, address, size, size)
+    def spin_store(self, space: str, address: int, form: str, words: Sequence[int]) -> None:
+        """Words that others poll, each written whole; with a schedule seed, others may see some of
+        them before the rest."""
+        structure = layout(form)
+        size = structure.size
+        whole = size * len(words)
+        memory, offset = self.resolve(space, address, whole, whole)
         order, random = list(range(len(words))), self.machine.random
         if random is not None:
             random.shuffle(order)
         for i in order:
             if random is not None and random.random() < 0.2:
                 self.machine.preempt(self)
-            self.touch(memory, offset + 4 * i, 4, True, atomic=True)
-            layout("<I").pack_into(memory.buffer, offset + 4 * i, words[i])
+            self.touch(memory, offset + size * i, size, True, atomic=True)
+            structure.pack_into(memory.buffer, offset + size * i, words[i])
             self.machine.progress += 1
 
     def fence(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numba.cuda
 
-from .asm import U32, U64, Bool, U32x2, U32x4, instruction
+from .asm import U32, U64, Bool, U32x2, U32x4, U64x2, instruction
 
 cuda: Any = numba.cuda
 
@@ -292,8 +292,8 @@ def ld_volatile_v4_u32(t: Any, address: U64) -> U32x4:
     return t.spin_load("global", address, "<4I", acquire=False)
 
 
-# Messages that carry their own flag: each word of 32 bits is written and read whole; nothing more
-# is promised, and no other access is ordered.
+# Messages that carry their own flag: each word of 32 or 64 bits is written and read whole; nothing
+# more is promised, and no other access is ordered.
 
 
 @instruction("ld.relaxed.gpu.global.v4.u32 {out}, [{address}];", section="ld")
@@ -302,10 +302,40 @@ def ld_relaxed_gpu_v4_u32(t: Any, address: U64) -> U32x4:
     return t.spin_load("global", address, "<4I", acquire=False)
 
 
+@instruction("ld.relaxed.gpu.global.v2.u64 {out}, [{address}];", section="ld")
+def ld_relaxed_gpu_v2_u64(t: Any, address: U64) -> U64x2:
+    """Read 16 bytes that another block may be writing."""
+    return t.spin_load("global", address, "<2Q", acquire=False)
+
+
 @instruction("st.relaxed.gpu.global.v4.u32 [{address}], {value};", section="st")
 def st_relaxed_gpu_v4_u32(t: Any, address: U64, value: U32x4) -> None:
     """Write 16 bytes that another block may be reading."""
-    t.spin_store("global", address, value)
+    t.spin_store("global", address, "<I", value)
+
+
+@instruction("st.relaxed.gpu.global.u32 [{address}], {value};", section="st")
+def st_relaxed_gpu_u32(t: Any, address: U64, value: U32) -> None:
+    """Write 4 bytes that another block may be reading."""
+    t.spin_store("global", address, "<I", (value,))
+
+
+@instruction("st.relaxed.gpu.global.u64 [{address}], {value};", section="st")
+def st_relaxed_gpu_u64(t: Any, address: U64, value: U64) -> None:
+    """Write 8 bytes that another block may be reading."""
+    t.spin_store("global", address, "<Q", (value,))
+
+
+@instruction("st.relaxed.gpu.global.v2.u64 [{address}], {value};", section="st")
+def st_relaxed_gpu_v2_u64(t: Any, address: U64, value: U64x2) -> None:
+    """Write 16 bytes that another block may be reading."""
+    t.spin_store("global", address, "<Q", value)
+
+
+@instruction("trap;", section="trap", effects="order")
+def trap(t: Any) -> None:
+    """End the launch with an error: what was waited for does not come."""
+    raise RuntimeError("trap")
 
 
 @cuda.jit(device=True)
