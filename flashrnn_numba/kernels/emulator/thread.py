@@ -200,7 +200,7 @@ class Thread(Copies, greenlet):
             random.shuffle(order)
         for i in order:
             if random is not None and random.random() < 0.2:
-                self.machine.preempt(self)
+                self.pause("a store in parts")
             self.touch(memory, offset + size * i, size, True, atomic=True)
             structure.pack_into(memory.buffer, offset + size * i, words[i])
             self.machine.progress += 1
