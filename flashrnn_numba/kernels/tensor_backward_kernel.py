@@ -1,7 +1,7 @@
 """The tensor-core kernel, backward: all time steps, last to first. A template (template.py).
 
-One cluster of CLUSTER blocks runs one head for TILE batch rows; block `rank` owns UNITS units, with
-all their gates. One step:
+CLUSTER blocks run one head for TILE batch rows: a cluster or, with GRID, blocks of a cooperative
+launch. Block `rank` owns UNITS units, with all their gates. One step:
 
 - late: the cotangent-dependent part of the cell's vector-Jacobian product, at what each thread
   owns (*items*: a unit and a batch row). Gate gradients go to shared memory, the 16-bit B operand.
@@ -11,7 +11,7 @@ all their gates. One step:
   asked for AHEAD steps ago: each thread copies what it will need into its own words of a ring in
   shared memory (cp.async), so that no register waits for memory.
 - the sums come home: in the accumulators where a warp has the whole sum of its own items, through
-  shared memory where warps share a sum, and through the cluster (each block adds up what all
+  shared memory where warps share a sum, and through the cluster or L2 (each block adds up what all
   blocks send it of its own units, in the order of their ranks) where a head has several blocks.
 
 The gradient of each state stays in registers for all steps.
@@ -46,6 +46,8 @@ def tensor_backward(
     dgates: Any,  # [B, T, G, H, D] out
     previous: Any,  # [B, T, H, D] out: s_0 before each step
     dinitial: Any,  # [S, B, 1, H, D] out
+    mail: Any,  # zeros, if GRID
+    first_group: Any,  # head and batch tile of the launch's first blocks, if GRID
     clip: Any,  # bound of the recurrent gradient, 0 for none
     B: Any,
     T: Any,
@@ -57,10 +59,15 @@ def tensor_backward(
     warp = int32(tid >> 5)
     group = int32(lane >> 2)
     quad = int32(lane & 3)
+    place_in_launch = int64(cuda.blockIdx.x) // CLUSTER
     head = int64(cuda.blockIdx.y)
-    row0 = int64(cuda.blockIdx.x) // CLUSTER * TILE
+    row0 = place_in_launch * TILE
     rank = int32(0)
-    if CLUSTER > 1:
+    if GRID:
+        head = (first_group + place_in_launch) % H
+        row0 = (first_group + place_in_launch) // H * TILE
+        rank = int32(int32(cuda.blockIdx.x) % CLUSTER)
+    elif CLUSTER > 1:
         rank = int32(ptx.cluster_rank())
     shared = ptx.shared_address(cuda.shared.array(0, uint32, alignment=16))
     m_group = int32(warp % M_GROUPS)
@@ -190,7 +197,7 @@ def tensor_backward(
                 if RESETS:
                     total += to_initial[i * STATES + k]
                 dinitial[at] = narrow(total)
-    if CLUSTER > 1:
+    if CLUSTER > 1 and not GRID:
         # nobody leaves while others may still look at its shared memory
         ptx.cluster_arrive()
         ptx.cluster_wait()

@@ -147,11 +147,14 @@ def open_carry() -> None:
     # where no gradient of the states comes in, its words stay 0
     for s in range(AHEAD):
         for p in unroll(PAIRS):
-            for k in unroll(STATES):
-                ptx.st_shared_u32(
-                    ptx.shared_at(ring4, s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * WORD_BYTES),
-                    uint32(0),
-                )
+            if ALL_ACTIVE or active[p] != 0:
+                for k in unroll(STATES):
+                    ptx.st_shared_u32(
+                        ptx.shared_at(
+                            ring4, s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * WORD_BYTES
+                        ),
+                        uint32(0),
+                    )
 
 
 def start_value(i, k) -> None:
@@ -188,7 +191,7 @@ def fetch_pair(p, step) -> None:
             GATE_BYTES,
             gates_in,
             int32(gate_index[p] + j * gate_pitch),
-            p * PAIR_BYTES + j * GATE_SLOT * THREADS,
+            p * PAIR_BYTES + j * GATE_SLOT * OWNERS,
         )
     if (step) > 0:
         copy_number(2, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
@@ -197,7 +200,7 @@ def fetch_pair(p, step) -> None:
                 OTHER_BYTES,
                 others_in[k + 1],
                 state_index[p],
-                p * PAIR_BYTES + OTHER_AT + k * OTHER_SLOT * THREADS,
+                p * PAIR_BYTES + OTHER_AT + k * OTHER_SLOT * OWNERS,
             )
     else:
         start_numbers(p)
@@ -258,7 +261,7 @@ def start_numbers(p) -> None:
                 store_half(p * PAIR_BYTES + S0_AT, e, narrow(value))
             elif OTHER_BYTES == 2:
                 store_half(
-                    p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS, e, narrow(value)
+                    p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, narrow(value)
                 )
             else:
                 ptx.st_shared_f32(
@@ -267,7 +270,7 @@ def start_numbers(p) -> None:
                         stage_at
                         + p * PAIR_BYTES
                         + OTHER_AT
-                        + (k - 1) * OTHER_SLOT * THREADS
+                        + (k - 1) * OTHER_SLOT * OWNERS
                         + 4 * e,
                     ),
                     value,
@@ -300,14 +303,14 @@ def early(step) -> None:
 
 def read_pair(p) -> None:
     for j in unroll(GATES):
-        read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * THREADS)
+        read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * OWNERS)
         for e in unroll(EACH):
             gate[(p * EACH + e) * GATES + j] = number[e]
     for k in unroll(STATES):
         if k == 0:
             read_number(2, p * PAIR_BYTES + S0_AT)
         else:
-            read_number(OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * THREADS)
+            read_number(OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS)
         for e in unroll(EACH):
             state[(p * EACH + e) * STATES + k] = number[e]
         read_number(2, p * PAIR_BYTES + D_AT + k * WORD_BYTES)

@@ -15,8 +15,9 @@ from . import gpu
 from .fused_names import HAS_DLAST, HAS_DSTATES
 from .gpu import strides
 from .interface import Gradients, Inputs, Task
+from .launch import Program
 from .machine import Machine
-from .tensor_backward import D_WORDS, Tiling, backward_program, grid
+from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, waves
 from .tensor_layout import too_large, unsuited
 from .weight_gradients import bias_gradient, input_gradient, recurrent_gradient
 
@@ -74,21 +75,28 @@ def run_backward(
     options |= HAS_DLAST if dlast is not None else 0
     options |= D_WORDS if dstates is not None and in_words(dstates) else 0
     program = backward_program(task.cell, task.dtype, D, tiling, resets=reset is not None)
-    on.launch(
-        program,
-        grid(tiling, B, H),
-        [
-            R, strides(R, 4), initial, strides(initial, 5), reset, strides(reset, 2), lengths,
-            kept.states, kept.exact, kept.gates, dstates, strides(dstates, 5), dlast,
-            strides(dlast, 5), dgates, previous, dinitial, task.clip or 0.0, B, T, H, options,
-        ],
-    )  # fmt: skip
+    given = [
+        R, strides(R, 4), initial, strides(initial, 5), reset, strides(reset, 2), lengths,
+        kept.states, kept.exact, kept.gates, dstates, strides(dstates, 5), dlast,
+        strides(dlast, 5), dgates, previous, dinitial,
+    ]  # fmt: skip
+    all_waves = waves(task.cell, D, tiling, B, H, device)
+    launch(on, program, all_waves, given, [task.clip or 0.0, B, T, H, options])
     return Gradients(
         input_gradient(on, task, dgates),
         recurrent_gradient(on, task, dgates, previous),
         bias_gradient(on, task, dgates),
         None if inputs.states is None else dinitial,
     )
+
+
+def launch(
+    on: Machine, program: Program, all_waves: list[Wave], given: list[Any], sizes: list[Any]
+) -> None:
+    """All launches. given -- the kernel's arguments up to the mailbox; sizes -- from `clip` on."""
+    for wave in all_waves:
+        mail = on.arrays.zeros(wave.mail_words, "uint64") if wave.mail_words else None
+        on.launch(program, wave.grid, [*given, mail, wave.first_group, *sizes])
 
 
 def in_words(array: Any) -> bool:

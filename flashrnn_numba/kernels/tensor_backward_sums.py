@@ -15,7 +15,9 @@ def product() -> None:
         acc = mma(fragments, staged_at, ptx.shared_at(b_at, tile))
     else:
         acc = mma(staged_at, ptx.shared_at(b_at, tile))
-    if CLUSTER > 1:
+    if GRID:
+        post_sums()
+    elif CLUSTER > 1:
         send_sums()
     elif not DIRECT:
         store_sums()
@@ -25,6 +27,10 @@ def bring_home() -> None:
     """sums[i] = the product at the thread's items."""
     if DIRECT:
         take_accumulators()
+    elif GRID:
+        take_mail()
+        cuda.syncthreads()
+        add_sums(int32(0))
     elif CLUSTER > 1:
         ptx.mbarrier_wait_cluster(
             ptx.shared_at(shared, BARRIERS_AT + (n & 1) * 8), int32((n >> 1) & 1)
@@ -131,7 +137,9 @@ def add_sums(buffer) -> None:
 
 def open_exchange() -> None:
     """Where this warp's partial sums go; and mbarriers, before anybody sends."""
-    if not DIRECT:
+    if GRID:
+        open_mail()
+    elif not DIRECT:
         target = cuda.local.array(M_TILES, uint32)
         counter = cuda.local.array(M_TILES, uint32)
         for m in unroll(M_TILES):
@@ -146,7 +154,7 @@ def open_exchange() -> None:
                 counter[m] = ptx.mapa(ptx.shared_at(shared, BARRIERS_AT), owner)
             else:
                 target[m] = ptx.shared_at(shared, SUMS_AT + part * SOURCE_BYTES + place)
-    if CLUSTER > 1:
+    if CLUSTER > 1 and not GRID:
         if tid == 0:
             ptx.mbarrier_init(ptx.shared_at(shared, BARRIERS_AT), 1)
             ptx.mbarrier_init(ptx.shared_at(shared, BARRIERS_AT + 8), 1)

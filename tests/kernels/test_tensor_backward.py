@@ -1,5 +1,7 @@
 """The tensor-core backward kernel: the kernel's own source in the emulator, against the oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,11 +32,11 @@ from flashrnn_numba.kernels.tensor_backward import (
     D_WORDS,
     Tiling,
     backward_program,
-    grid,
     layout,
+    waves,
 )
 from flashrnn_numba.kernels.tensor_backward_cell import halves
-from flashrnn_numba.kernels.tensor_backward_run import no_tiling, plan, run_backward
+from flashrnn_numba.kernels.tensor_backward_run import launch, no_tiling, plan, run_backward
 from flashrnn_numba.testing.problem import exact, oracle_task, random_problem, solve
 from flashrnn_numba.testing.tolerances import relative_error, tolerance
 from flashrnn_numba.tuning import Device
@@ -54,7 +56,7 @@ def elements(array, axes):
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
-def backward(problem, tiling, kept="float32", words=True, schedule=None):
+def backward(problem, tiling, kept="float32", words=True, schedule=None, sms=132):
     """What the kernel writes for a problem: dgates, s_0 before each step, dinitial."""
     B, T, H, D = problem.shape
     cell, inputs, dtype = problem.cell, problem.inputs, problem.inputs.Wx.dtype
@@ -75,13 +77,15 @@ def backward(problem, tiling, kept="float32", words=True, schedule=None):
     program = backward_program(
         cell, dtype.name, D, tiling, gates=kept, others=kept, resets=reset is not None
     )
-    arguments = [
+    given = [
         inputs.R, elements(inputs.R, 4), inputs.states, elements(inputs.states, 5), reset,
         elements(reset, 2), lengths, states.astype(dtype), states[1:].astype(form),
         gates.astype(form), problem.dstates, elements(problem.dstates, 5), problem.dlast,
-        elements(problem.dlast, 5), *out, problem.clip or 0.0, B, T, H, options,
+        elements(problem.dlast, 5), *out,
     ]  # fmt: skip
-    EmulatedMachine(schedule=schedule).launch(program, grid(tiling, B, H), arguments)
+    on = EmulatedMachine(schedule=schedule)
+    all_waves = waves(cell, D, tiling, B, H, replace(on.device(), sms=sms))
+    launch(on, program, all_waves, given, [problem.clip or 0.0, B, T, H, options])
     return out
 
 
@@ -133,6 +137,13 @@ CASES = [
     (slstm, F, (2, 4, 1, 40), Tiling(2, 1, 2, registers=9, each=1), ALL),
     (gru, BF, (4, 3, 1, 64), Tiling(4, 4, 2, each=1, half=True), ALL),
     (lstm, BF, (2, 3, 1, 33), Tiling(2, 2, 4, each=2, half=True), {"states": False}),
+    # blocks of a grid: groups of them, sums in 16 and in 32 bits, threads without mail, blocks
+    # without units
+    (lstm, BF, (5, 5, 2, 48), Tiling(3, 4, 3, each=1, half=True, grid=True), ALL),
+    (slstm, F, (3, 4, 1, 64), Tiling(4, 2, 1, registers=2, half=True, grid=True), ALL),
+    (gru, BF, (9, 3, 1, 50), Tiling(2, 16, 1, grid=True), ALL),
+    (elman, F, (1, 5, 3, 40), Tiling(3, 1, 1, grid=True, half=True), {"states": False}),
+    (own, BF, (4, 4, 1, 33), Tiling(4, 4, 2, each=1, half=True, grid=True), ALL),
     (own, BF, (3, 4, 1, 24), Tiling(1, 4, 1), ALL),
     (own, F, (3, 4, 1, 24), Tiling(2, 2, 1, each=1), {"states": False}),
 ]

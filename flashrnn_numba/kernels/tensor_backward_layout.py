@@ -1,0 +1,256 @@
+"""How the tensor-core backward kernel's work is cut, and what follows for a block. Plain Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..cells import Cell
+
+if TYPE_CHECKING:
+    from ..tuning import Device
+
+FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
+WARP = 32
+TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the backward kernel's work is cut.
+
+    cluster -- blocks that share a head.
+    tile -- their batch rows: 1, 2, 4 or a multiple of 8.
+    m_tiles -- 16 previous units each, of a warp.
+    gate_parts, k_parts -- cuts of the sum over new units (by gates, and by units within a gate): so
+        many warps share a sum.
+    registers -- fragments of R that a warp may keep in registers; the others stay in shared memory.
+    chains -- independent sums of a warp, at least: each accumulator gets its share.
+    each -- neighbouring units of a thread in the pointwise part, 1 or 2.
+    ahead -- steps that inputs are fetched ahead, a power of 2 from 2 on.
+    half -- whether blocks send each other their partial sums in 16 bits instead of 32.
+    grid -- the blocks are no cluster: they send through L2, in a cooperative launch.
+    """
+
+    cluster: int
+    tile: int
+    m_tiles: int
+    gate_parts: int = 1
+    k_parts: int = 1
+    registers: int = 255
+    chains: int = 4
+    each: int = 2
+    ahead: int = 4
+    half: bool = False
+    grid: bool = False
+
+    @property
+    def direct(self) -> bool:
+        """Whether the accumulators are the whole sums of a thread's own items."""
+        return self.cluster == self.gate_parts * self.k_parts == 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What follows from tiling, cell and D. Offsets and sizes are bytes of shared memory."""
+
+    units: int  # of a block, with padding
+    m_groups: int  # warps along the previous units
+    warps: int
+    k_steps: int  # of a warp and gate
+    part_gates: int  # gates of a warp
+    fragments: int  # of R, of a warp
+    registers: int  # of these in registers
+    scratch_rows: int  # rows of fragments that pass through shared memory at a time
+    n_tiles: int
+    columns: int  # batch columns with a place in an n tile's partial sums
+    each: int
+    pairs_total: int  # pairs of units (or units) and rows of a block
+    pairs: int  # of a thread
+    owners: int  # threads that have room for inputs
+    tile_pitch: int
+    tile_at: int
+    sources: int
+    source_bytes: int
+    sums_at: int
+    sums_bytes: int
+    barriers_at: int
+    ring_at: int
+    ring: Ring
+    mail: Mail | None
+    shared_bytes: int
+
+    @property
+    def threads(self) -> int:
+        return self.warps * WARP
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The inputs of coming steps in shared memory: places in bytes, from a pair's first."""
+
+    gate_bytes: int  # of one pre-activation
+    other_bytes: int  # of one state but s_0
+    gate_slot: int  # of a pair's pre-activations of one gate, of one thread
+    other_slot: int
+    other_at: int
+    s0_at: int
+    d_at: int
+    pair_bytes: int
+    stage_bytes: int  # of one step
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Partial sums on their way through L2 (tensor_backward_mail.py)."""
+
+    message_bytes: int  # of one block to another
+    chunks: int  # of 16 bytes, of a message
+    letters: int  # chunks that a thread takes
+    takers: int  # messages that a block's threads take at a time
+    slot_bytes: int  # of all messages of a group of blocks
+
+    @property
+    def group_bytes(self) -> int:
+        return 2 * self.slot_bytes
+
+
+def mail_of(tiling: Tiling, threads: int, message_bytes: int) -> Mail:
+    chunks, senders = message_bytes // 16, tiling.cluster
+    if chunks > threads:
+        raise ValueError(f"{tiling}: {threads} threads for messages of {chunks} chunks")
+    letters = -(-senders // (threads // chunks))
+    takers = -(-senders // letters)
+    return Mail(message_bytes, chunks, letters, takers, senders * senders * message_bytes)
+
+
+def ring(cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str) -> Ring:
+    gate_bytes, other_bytes = (4 if kind == "float32" else 2 for kind in (gates, others))
+    # two numbers of 16 bits share a word
+    gate_slot, other_slot = (4 * each if n == 4 else 4 for n in (gate_bytes, other_bytes))
+    states = len(cell.states)
+    other_at = len(cell.gates) * gate_slot * threads
+    s0_at = other_at + (states - 1) * other_slot * threads
+    d_at = s0_at + 4 * threads
+    pair_bytes = d_at + states * 4 * threads
+    places = (gate_slot, other_slot, other_at, s0_at, d_at, pair_bytes, pairs * pair_bytes)
+    return Ring(gate_bytes, other_bytes, *places)
+
+
+@cache
+def layout(
+    cell: Cell, D: int, tiling: Tiling, gates: str = "float32", others: str = "float32"
+) -> Layout:
+    """ValueError for a tiling that does not fit the head."""
+    z, recurrent = tiling, len(cell.recurrent_gates)
+    if z.ahead < 2 or z.ahead & (z.ahead - 1):
+        raise ValueError(f"ahead is {z.ahead}, expected a power of 2 from 2 on")
+    units = 16 * -(-D // (16 * z.cluster))
+    k_tiles, m_total = units // 16, units * z.cluster // 16
+    if not recurrent:
+        raise ValueError("the cell has no recurrent gate: there is nothing for tensor cores")
+    if z.tile not in TILES:
+        raise ValueError(f"tile is {z.tile}, expected one of {TILES}")
+    if m_total % z.m_tiles or recurrent % z.gate_parts or k_tiles % z.k_parts:
+        raise ValueError(
+            f"{z}: expected m_tiles to divide {m_total}, gate_parts {recurrent}, k_parts {k_tiles}"
+        )
+    if z.cluster > 1 and z.gate_parts * z.k_parts > 1:
+        raise ValueError(f"{z}: in a cluster every warp sums over all of the block's gates")
+    if (z.half or z.grid) and z.cluster == 1:
+        raise ValueError(f"{z}: half and grid are for several blocks a head")
+    if z.grid and z.m_tiles % k_tiles and k_tiles % z.m_tiles:
+        raise ValueError(
+            f"{z}: expected m_tiles and the {k_tiles} m tiles of a block in proportion"
+        )
+    n_tiles, columns = max(1, z.tile // 8), min(8, max(2, z.tile))
+    parts = z.gate_parts * z.k_parts
+    m_groups = m_total // z.m_tiles
+    warps = m_groups * parts
+    k_steps, part_gates = k_tiles // z.k_parts, recurrent // z.gate_parts
+    fragments = z.m_tiles * part_gates * k_steps
+    # whole rows of fragments (an m tile, a gate) are in registers or in shared memory
+    registers = min(z.registers, fragments) // k_steps * k_steps
+    each = z.each
+    if z.direct:
+        each = 2 if z.tile >= 4 else 1
+        pairs = z.m_tiles * n_tiles * (2 if z.tile >= 8 else 1)
+        pairs_total = pairs * warps * WARP
+    else:
+        pairs_total = units // 16 * n_tiles * 8 * columns * (2 // each)
+        pairs = -(-pairs_total // (warps * WARP))
+    owners = WARP * min(warps, -(-pairs_total // WARP))
+    pitch = 2 * recurrent * units + 16
+    tile_at = warps * (fragments - registers) * FRAGMENT_BYTES
+    sums_at = tile_at + 2 * z.tile * pitch
+    sources = 0 if z.direct else z.cluster * parts
+    source_bytes = units * n_tiles * columns * (2 if z.half else 4)
+    mail = mail_of(z, warps * WARP, source_bytes) if z.grid else None
+    if mail:
+        sources, source_bytes = mail.takers, units * n_tiles * columns * 4
+    sums_bytes = sources * source_bytes
+    in_cluster = z.cluster > 1 and not z.grid
+    barriers_at = sums_at + (2 if in_cluster else 1) * sums_bytes
+    ring_at = barriers_at + (16 if in_cluster else 0)
+    inputs = ring(cell, each, pairs, owners, gates, others)
+    total = ring_at + z.ahead * inputs.stage_bytes
+    row_bytes = warps * k_steps * FRAGMENT_BYTES
+    scratch_rows = max(1, min(total // row_bytes, registers // k_steps))
+    return Layout(
+        units=units,
+        m_groups=m_groups,
+        warps=warps,
+        k_steps=k_steps,
+        part_gates=part_gates,
+        fragments=fragments,
+        registers=registers,
+        scratch_rows=scratch_rows,
+        n_tiles=n_tiles,
+        columns=columns,
+        each=each,
+        pairs_total=pairs_total,
+        pairs=pairs,
+        owners=owners,
+        tile_pitch=pitch,
+        tile_at=tile_at,
+        sources=sources,
+        source_bytes=source_bytes,
+        sums_at=sums_at,
+        sums_bytes=sums_bytes,
+        barriers_at=barriers_at,
+        ring_at=ring_at,
+        ring=inputs,
+        mail=mail,
+        shared_bytes=max(total, row_bytes) if registers else total,
+    )
+
+
+class Wave(NamedTuple):
+    """One launch: its blocks, the head and batch tile of the first ones, words of 64 bits of all
+    mailboxes."""
+
+    grid: tuple[int, int]
+    first_group: int
+    mail_words: int
+
+
+def grid(tiling: Tiling, B: int, H: int) -> tuple[int, int]:
+    """Blocks of all launches."""
+    return (tiling.cluster * -(-B // tiling.tile), H)
+
+
+def waves(cell: Cell, D: int, tiling: Tiling, B: int, H: int, device: Device) -> list[Wave]:
+    """The launches. Blocks of a grid wait for each other: all of one must be resident, and one a
+    multiprocessor is what is counted on."""
+    mail = layout(cell, D, tiling).mail
+    if mail is None:
+        return [Wave(grid(tiling, B, H), 0, 0)]
+    at_once, groups = device.sms // tiling.cluster, -(-B // tiling.tile) * H
+    if not at_once:
+        raise ValueError(f"{tiling}: {device.name} has {device.sms} multiprocessors")
+    return [
+        Wave((tiling.cluster * count, 1), first, count * mail.group_bytes // 8)
+        for first in range(0, groups, at_once)
+        for count in [min(at_once, groups - first)]
+    ]
