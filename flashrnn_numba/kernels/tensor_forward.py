@@ -7,13 +7,14 @@ A step:
 - meanwhile the states of the step before are written out, and the inputs of a later step asked for;
 - pointwise: a thread has all gates of its (unit, row) pairs in its accumulators, and the states
   of these pairs in registers for the whole sequence;
-- the new s_0 goes into the other buffer: of this CTA, then a barrier; or, with a cluster, of all
-  its CTAs, by stores that are counted on the receiver's mbarrier (tensor_exchange.py).
+- the new s_0 goes into the other buffer: of this CTA; or of all CTAs that share the head, by stores
+  that are counted on the receiver's mbarrier (tensor_exchange.py), or through global memory
+  (tensor_grid_exchange.py).
 
 Inputs and states pass through tiles in shared memory, so that global memory sees 16 bytes a thread,
 whole rows side by side. Who fetches or writes them is not who computes with them; what orders the
-two is the barrier of the step, or, in a cluster, the arrival of s_0, which all warps have sent, or
-the barrier in combine_splits.
+two is the step's one barrier of the block: at its end with one CTA, in combine_splits where warps
+share a sum, else after s_0 has arrived.
 
 Two views of a pair (octet, n tile): in the accumulators a thread has unit `group` and rows 2 quad
 and 2 quad + 1; in memory, where units are neighbours, row `group`, units 2 quad and 2 quad + 1. A
@@ -41,10 +42,12 @@ def tensor_forward(
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
     gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
+    mailbox,  # [groups, T, octets, BATCH, 8] if GRID: s_0 on its way, filled with NOTHING
     B,
     T,
     H,
-    span,  # batch rows of a cluster in this launch: BATCH or fewer
+    span,  # batch rows of a group of CTAs in this launch: BATCH or fewer
+    first,  # this launch's first group, if GRID
     options,
 ):
     thread = int64(cuda.threadIdx.x)
@@ -56,10 +59,15 @@ def tensor_forward(
     split = warp // GROUPS
     head = int64(cuda.blockIdx.y)
     row0 = int64(cuda.blockIdx.x) // CLUSTER * span
-    row_end = min(B, row0 + span)
     rank = int64(0)
-    if CLUSTER > 1:
+    if GRID:
+        team = first + int64(cuda.blockIdx.x) // CLUSTER
+        head = team % H
+        row0 = team // H * span
+        rank = int64(cuda.blockIdx.x) % CLUSTER
+    elif CLUSTER > 1:
         rank = int64(cluster_rank())
+    row_end = min(B, row0 + span)
     unit0 = rank * UNITS + strip * (OCTETS * 8)
     base = shared_address(cuda.shared.array(0, uint32, alignment=16))
 
@@ -117,6 +125,8 @@ def tensor_forward(
         odd = uint32(t & 1)
         load_early()
         await_exchange()
+        if CLUSTER > 1 and SPLITS == 1:
+            cuda.syncthreads()
         if SPLITS == 1:
             read_input()
             load_states(odd)
@@ -166,20 +176,12 @@ def tensor_forward(
                     restart_states(p)
                     pack_state(p, 0)
                     published = transpose_8x8(word)
-                if EARLY:
-                    # s_0 tells the other warps that they may read what was stored before it
-                    if MASKED == 0:
-                        out_states(p, published)
-                    if p == OWN - 1:
-                        arrive_input()
                 publish(p, published)
                 if MASKED == 0:
-                    if EARLY == 0:
-                        out_states(p, published)
+                    out_states(p, published)
                     if KEEP:
                         keep_exact(p)
-        if EARLY == 0:
-            arrive_input()
+        arrive_input()
         if CLUSTER == 1:
             cuda.syncthreads()
     if T > 0:
@@ -188,6 +190,6 @@ def tensor_forward(
         load_states(uint32(T & 1))
         write_states(uint32(T & 1))
     write_last()
-    if CLUSTER > 1:
+    if CLUSTER > 1 and GRID == 0:
         cluster_arrive()
         cluster_wait()

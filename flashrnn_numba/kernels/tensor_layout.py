@@ -1,6 +1,7 @@
 """How a head lies on tensor cores: who owns which units, gates and batch columns. Plain Python.
 
-Forward: one cluster of CTAs runs one head for one tile of batch rows. With mma m16n8k16, A is R
+Forward: one group of CTAs runs one head for one tile of batch rows: a cluster, or, where `grid`,
+blocks of a cooperative launch. With mma m16n8k16, A is R
 (rows: units of gates, k: previous units), B is s_0 (k: previous units, n: batch rows). A CTA owns
 `units` = padded D / cluster units, with all their recurrent gates.
 
@@ -35,13 +36,14 @@ TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
 class Tiling:
     """What the solver chooses for the forward kernel.
 
-    cluster -- CTAs that share a head; n_tiles -- batch rows of a cluster / 8; octets -- of a warp;
+    cluster -- CTAs that share a head; n_tiles -- their batch rows / 8; octets -- of a warp;
     splits -- warps that share a sum over k; registers -- fragments of R that a warp keeps in
     registers, the others are in shared memory; chains -- independent sums of each accumulator;
     ahead -- steps for which there is room for inputs, a power of 2, at least 2;
     early -- fragments in shared memory that are loaded ahead of their use;
     spread -- 2: batch rows are every other column, and a thread computes one of its two: half the
     rows in less time (with one n tile); else 1.
+    grid -- the CTAs are no cluster: they exchange s_0 through L2, in a cooperative launch.
     """
 
     cluster: int
@@ -53,6 +55,7 @@ class Tiling:
     ahead: int = 4
     early: int = 4
     spread: int = 1
+    grid: bool = False
 
     @property
     def batch(self) -> int:
@@ -101,9 +104,15 @@ def padded_head(D: int, cluster: int, octets: int, splits: int) -> int:
 
 def parts(tiling: Tiling) -> int:
     """In how many parts s_0 arrives: warps that share a sum over k each wait for their own."""
-    if tiling.cluster > 1 and tiling.cluster % tiling.splits == 0:
+    if tiling.grid or tiling.cluster > 1 and tiling.cluster % tiling.splits == 0:
         return tiling.splits
     return 1
+
+
+def state_buffers(tiling: Tiling) -> int:
+    """Of s_0 in a CTA. One is enough where nobody but the CTA's own threads writes there, and a
+    barrier lies between their reading in one step and their writing in the next."""
+    return 1 if tiling.grid and tiling.splits > 1 else 2
 
 
 def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -> Geometry:
@@ -121,7 +130,7 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
     in_shared = m_tiles * k_steps - in_registers
     pitch = 2 * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
     batch = z.batch
-    sums_at = 2 * batch * pitch
+    sums_at = state_buffers(z) * batch * pitch
     # a warp may hand over its part of the next step's sums before the last step's have been read
     sum_buffers = 2 if parts(z) > 1 else 1
     sums = sum_buffers * groups * pairs * (z.splits - 1) * recurrent * 8 * WARP

@@ -62,8 +62,8 @@ def fill_fragments(streamed, first, count, target):
 
 
 def fill_buffers():
-    """Both buffers of s_0: the initial one into the first, zeros elsewhere."""
-    for i in range(thread, 2 * BATCH * PADDED, THREADS):
+    """The initial s_0 into the first buffer, zeros elsewhere."""
+    for i in range(thread, BUFFERS * BATCH * PADDED, THREADS):
         row = i // PADDED
         unit = i % PADDED
         bits = uint16(0)
@@ -79,13 +79,18 @@ def fill_buffers():
 def own_pairs():
     """Where this thread's pairs lie, and their states before the first step."""
     for p in unroll(OWN):
-        pair = p * SPLITS + split
+        # a warp without a pair reads what the last one has
+        pair = min(p * SPLITS + split, int64(PAIRS - 1))
         octet = pair // N_TILES
         tile = pair % N_TILES
         local_unit = (strip * OCTETS + octet) * 8
         unit_of[p] = int32(rank * UNITS + local_unit + group)
         place = (tile * TILE_ROWS + group // SPREAD) * PITCH + (rank * UNITS + local_unit) * 2
-        if CLUSTER > 1:
+        if GRID:
+            octet_row = (rank * CTA_OCTETS + strip * OCTETS + octet) * BATCH
+            octet_row += tile * TILE_ROWS + group // SPREAD
+            place_of[p] = held_u32(uint32(octet_row * 16 + quad * 4))
+        elif CLUSTER > 1:
             place_of[p] = held_u32(uint32(place))
         else:
             place_of[p] = held_u32(shared_at(base, place + quad * 4))

@@ -9,7 +9,7 @@ from ..cells import Cell
 from .fused_source import cell_text, places
 from .generated import digest_of
 from .template import FOLDER, Function, Part, specialise
-from .tensor_layout import TYPES, Geometry, Tiling, geometry, parts
+from .tensor_layout import TYPES, WARP, Geometry, Tiling, geometry, parts, state_buffers
 
 HAS_STATES, HAS_RESET, HAS_LENGTHS = 1, 2, 4
 
@@ -59,17 +59,14 @@ def source(
     }  # fmt: skip
     sums = "combined_sums" if tiling.splits > 1 else "whole_sums"
     pieces["combine_splits"] = Function("tensor_parts.py", sums)
-    clustered = tiling.cluster > 1
-    for name in ("open_exchange", "await_exchange"):
-        pieces[name] = Function("tensor_exchange.py", name) if clustered else ""
-    pieces["publish"] = Function("tensor_exchange.py", "send" if clustered else "store")
+    pieces |= _exchange(tiling)
     streamed = f"fill_fragments(1, 0, {z.in_shared}, resident)"
     pieces["load_streamed"] = streamed if z.in_shared else ""
     pieces["load_resident"] = _load_resident(z)
     pieces["load_early"] = f"early = read_{z.early}(resident)" if z.early else ""
     operands = ("fragments, " if z.in_registers else "") + ("early, " if z.early else "")
     operands += "resident, "
-    buffer = "shared_at(operand, odd * (BATCH * PITCH))"
+    buffer = "shared_at(operand, odd * OTHER)"
     pieces["multiply"] = f"accumulators = product({operands}{buffer})"
     pieces["cell_forward"] = fast_division(cell_text(cell, "forward"))
     text = specialise(Function("tensor_forward.py", "tensor_forward"), values, pieces)
@@ -77,6 +74,19 @@ def source(
         # registers are worth more than addresses at hand: they hold R
         text = text.replace("held_u32(", "uint32(")
     return _header(cell, dtype, D, tiling, z) + text
+
+
+def _exchange(tiling: Tiling) -> dict[str, Part]:
+    """How s_0 travels: within the CTA, between those of a cluster, or through L2."""
+    if tiling.grid:
+        file, names = "tensor_grid_exchange.py", ("open_exchange", "await_exchange", "fetch_mail")
+    elif tiling.cluster > 1:
+        file, names = "tensor_exchange.py", ("open_exchange", "await_exchange")
+    else:
+        store = Function("tensor_exchange.py", "store")
+        return {"open_exchange": "", "await_exchange": "", "publish": store}
+    pieces: dict[str, Part] = {name: Function(file, name) for name in names}
+    return pieces | {"publish": Function(file, "send")}
 
 
 class _Divisions(ast.NodeTransformer):
@@ -140,6 +150,8 @@ def _constants(
     gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), tiling.batch
     spread = tiling.spread
     chunks = batch * z.units // 8  # 16 bytes of a tile [row][unit]
+    takers = z.groups * WARP
+    awaited = z.k_steps * 2 * batch  # 16 bytes of s_0 that warps of one split wait for
     return {
         "HAS_STATES": HAS_STATES,
         "HAS_RESET": HAS_RESET,
@@ -160,12 +172,19 @@ def _constants(
         "FROM_B": places(cell.bias_gates, gates),
         "INITIAL": tuple(cell.initial.values()),
         "CLUSTER": tiling.cluster,
+        "GRID": int(tiling.grid),
+        "TAKERS": takers,
+        "POLLS": -(-awaited // takers),
+        "POLLS_EXACT": int(awaited % takers == 0),
+        "PART_CHUNKS": awaited,
         "SENDS": -(-tiling.cluster // (4 * spread)),
         "FANS": 4 * spread,
         "SPREAD": spread,
         "COLUMNS": 2 // spread,
         "TILE_ROWS": 8 // spread,
         "N_TILES": tiling.n_tiles,
+        "BUFFERS": state_buffers(tiling),
+        "OTHER": (state_buffers(tiling) - 1) * batch * z.pitch,  # from one buffer to the other
         "BATCH": batch,
         "OCTETS": tiling.octets,
         "SPLITS": tiling.splits,
@@ -185,7 +204,6 @@ def _constants(
         "OUT_FIRST": int(tiling.cluster == 1 and not masked),
         "OUT_TILE": len(cell.states) * batch * z.tile_pitch,
         "SLOT": inputs * batch * z.tile_pitch,
-        "EARLY": int(tiling.cluster > 1 and tiling.splits == 1),
         "PARTS": parts(tiling),
         "K_STEPS": z.k_steps,
         "M_TILES": z.m_tiles,

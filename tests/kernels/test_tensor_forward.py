@@ -225,9 +225,9 @@ def test_rows_are_spread_over_all_clusters():
     lstm = get_cell("lstm")
     task = replace(oracle_task(lstm, random_problem(lstm, "bfloat16", (1, 1, 1, 16)).inputs), D=768)
     seven = replace(H200, clusters=((16, 7),))
-    rows = [tensor.rows_of_cluster(replace(task, B=B), tiling(16), seven) for B in (1, 7, 16, 128)]
+    rows = [tensor.rows_of_group(replace(task, B=B), tiling(16), seven) for B in (1, 7, 16, 128)]
     assert rows == [1, 1, 3, 8]
-    assert tensor.rows_of_cluster(replace(task, B=1), tiling(1), seven) == 8
+    assert tensor.rows_of_group(replace(task, B=1), tiling(1), seven) == 8
 
 
 def test_batch_sizes_of_a_class_share_a_tiling():

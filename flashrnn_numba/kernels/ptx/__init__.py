@@ -4,8 +4,8 @@ Each is a numba.cuda intrinsic with a plain-Python twin that the emulator runs (
 one is declared; `ptx.mma_bf16.block` is its description). Nothing here knows of any cell. One
 file an idea:
 memory (addresses, loads, stores, cp.async), barriers (mbarrier, clusters, bulk copies, grid),
-warp (ldmatrix, mma, shuffles), tiles, product and stream (whole register tiles), convert (formats,
-fast functions), formats (the same in NumPy).
+warp (ldmatrix, mma, shuffles), tiles, product, columns and stream (whole register tiles), convert
+(formats, fast functions), formats (the same in NumPy).
 """
 
 from .asm import (
@@ -54,6 +54,10 @@ from .barriers import (
     st_relaxed_gpu_v4_u32,
     st_release_u32,
     trap,
+)
+from .columns import (
+    columns_mma,
+    load_columns,
 )
 from .convert import (
     bf16_to_f32,
@@ -223,6 +227,7 @@ __all__ = [
     "cluster_rank",
     "cluster_size",
     "cluster_wait",
+    "columns_mma",
     "cp_async_ca_4",
     "cp_async_ca_8",
     "cp_async_ca_16",
@@ -305,6 +310,7 @@ __all__ = [
     "ldmatrix_x4",
     "ldmatrix_x4_trans",
     "lg2_approx",
+    "load_columns",
     "load_fragments",
     "mapa",
     "mbarrier_arrive",

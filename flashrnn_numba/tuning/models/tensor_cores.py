@@ -59,7 +59,7 @@ class TensorCores:
             return _backward_footprint(task, device, solution)
         tiling = forward_tiling(task, solution)
         z = forward_geometry(task, tiling)
-        span = launching.rows_of_cluster(task, tiling, device)
+        span = launching.rows_of_group(task, tiling, device)
         return Footprint(
             threads=z.threads,
             # ptxas takes what the launch bounds allow, whatever the kernel needs
