@@ -1,14 +1,15 @@
 """Seconds that a tiling takes on the device, for autotuning and for checking the models.
 
 One runner for each kernel: it makes inputs once and returns a function that runs a tiling. Times
-are medians of a few runs after one that compiles and warms up.
+are medians of a few runs after one that compiles and warms up, and of the kernel alone: what comes
+before and after it is the same for all tilings. `rehearsal` tells what a tiling compiles.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,12 +17,16 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DTYPES
+from ..kernels import fused_layout
 from ..kernels.interface import Inputs, Task
-from ..kernels.machine import Machine, gpu
+from ..kernels.launch import Program
+from ..kernels.machine import Graphs, Machine, gpu
 from .candidates import Setting
+from .hardware import Device
+from .models import tensor_cores
 from .models.common import Direction, Solution
 
-__all__ = ["RUNNERS", "measurer"]
+__all__ = ["RUNNERS", "kernel_tiling", "measurer", "rehearsal"]
 
 STEPS = 256  # at most: all steps are alike
 RUNS = 5
@@ -37,36 +42,130 @@ def measurer(
 
     machine -- None: the current CuPy device and stream. ValueError for a kernel without a runner.
     """
-    name = setting.model.name
-    if name not in RUNNERS:
-        raise ValueError(f"kernel {name!r} cannot be measured; {', '.join(RUNNERS)} can")
     machine = gpu() if machine is None else machine
     steps = max(1, min(setting.task.T, STEPS))
-    prepared = RUNNERS[name](machine, replace(setting.task, T=steps), setting.direction)
-    clock = _events if machine.arrays.__name__ == "cupy" else _wall
+    timed = _Timed(machine)
+    prepared = _prepared(setting, timed, steps)
 
     def seconds(solution: Solution) -> float:
         run = prepared(solution)
         run()
-        return statistics.median(clock(run) for _ in range(runs)) * setting.task.T / steps
+        return statistics.median(timed.seconds(run) for _ in range(runs)) * setting.task.T / steps
 
     return seconds
 
 
-def _events(run: Run) -> float:
+def rehearsal(setting: Setting) -> Callable[[Solution], tuple[Program, ...]]:
+    """A function from a tiling to what `measurer` would compile for it, the kernel that is timed
+    last: found by a run that launches nothing. Needs no GPU."""
+    machine = _DryRun(setting.device)
+    prepared = _prepared(setting, machine, 1)
+    before = tuple(machine.launched)
+
+    def programs(solution: Solution) -> tuple[Program, ...]:
+        machine.launched.clear()
+        prepared(solution)()
+        return before + tuple(machine.launched)
+
+    return programs
+
+
+def kernel_tiling(setting: Setting, solution: Solution) -> Any:
+    """What the kernel is given for a solution: the same for some that differ in what the model
+    alone sees. Can be compared and hashed."""
+    if setting.model.name == "portable":
+        return fused_layout.Tiling(**solution)
+    if setting.direction == "forward":
+        return tensor_cores.forward_tiling(setting.task, solution)
+    return tensor_cores.backward_tiling(setting.task, solution)
+
+
+def _prepared(setting: Setting, machine: Machine, steps: int) -> Callable[[Solution], Run]:
+    name = setting.model.name
+    if name not in RUNNERS:
+        raise ValueError(f"kernel {name!r} cannot be measured; {', '.join(RUNNERS)} can")
+    return RUNNERS[name](machine, replace(setting.task, T=steps), setting.direction)
+
+
+class _OneKernel:
+    """A machine on which the kernel is all that runs: no products after it, no graphs."""
+
+    def __init__(self, arrays: Any, device: Device) -> None:
+        self.arrays = arrays
+        self._device = device
+
+    def device(self) -> Device:
+        return self._device
+
+    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+        """Weight gradients are the same whatever the tiling."""
+
+    def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
+        work()
+
+    def capturing(self) -> bool:
+        return False
+
+    def stream(self) -> tuple[int, int]:
+        return 0, 0
+
+
+class _DryRun(_OneKernel):
+    """Launches nothing and notes what it would have launched."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(np, device)
+        self.launched: list[Program] = []
+
+    def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
+        self.launched.append(program)
+
+
+class _Timed(_OneKernel):
+    """Another machine, with a clock around its launches."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.arrays, machine.device())
+        self._machine = machine
+        self._events = machine.arrays.__name__ == "cupy"
+        self._taken = 0.0
+        self._on = False
+
+    def seconds(self, run: Run) -> float:
+        """Of the kernels that `run` launches."""
+        if self._events:
+            # the GPU is busy with the first run while the host prepares the second, so that
+            # nothing but the kernel lies between the events
+            run()
+        self._taken, self._on = 0.0, True
+        try:
+            run()
+        finally:
+            self._on = False
+        return self._taken
+
+    def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
+        launch = partial(self._machine.launch, program, grid, arguments)
+        if self._on:
+            self._taken += _by_events(launch) if self._events else _by_clock(launch)
+        else:
+            launch()
+
+
+def _by_events(launch: Run) -> float:
     import cupy
 
     start, end = cupy.cuda.Event(), cupy.cuda.Event()
     start.record()
-    run()
+    launch()
     end.record()
     end.synchronize()
     return 1e-3 * cupy.cuda.get_elapsed_time(start, end)
 
 
-def _wall(run: Run) -> float:
+def _by_clock(launch: Run) -> float:
     start = time.perf_counter()
-    run()
+    launch()
     return time.perf_counter() - start
 
 
@@ -89,7 +188,6 @@ def random_inputs(machine: Machine, task: Task) -> tuple[Inputs, Any]:
 
 def _portable(machine: Machine, task: Task, direction: Direction) -> Callable[[Solution], Run]:
     from ..kernels import fused
-    from ..kernels.fused_layout import Tiling
 
     inputs, dstates = random_inputs(machine, task)
     kept = None
@@ -97,7 +195,7 @@ def _portable(machine: Machine, task: Task, direction: Direction) -> Callable[[S
         _, _, kept = fused.run_forward(machine, task, inputs, keep=True)
 
     def prepare(solution: Solution) -> Run:
-        tiling = Tiling(**solution)
+        tiling = fused_layout.Tiling(**solution)
         program = fused.program(task.cell, task.dtype, task.D, direction, tiling)
         chosen = fused.Plan(direction, tiling, program)
         if kept is None:
@@ -109,17 +207,15 @@ def _portable(machine: Machine, task: Task, direction: Direction) -> Callable[[S
 
 def _tensor(machine: Machine, task: Task, direction: Direction) -> Callable[[Solution], Run]:
     from ..kernels import tensor, tensor_backward_run
-    from .models.tensor_cores import backward_tiling, forward_tiling
 
     inputs, dstates = random_inputs(machine, task)
+    forward = partial(tensor.forward, machine, task, inputs)
     if direction == "forward":
-        return lambda solution: partial(
-            tensor.forward, machine, task, inputs, False, forward_tiling(task, solution)
-        )
-    _, _, kept = tensor.forward(machine, task, inputs, True)
+        return lambda solution: partial(forward, False, tensor_cores.forward_tiling(task, solution))
+    _, _, kept = forward(True)
     return lambda solution: partial(
         tensor_backward_run.run_backward,
-        *(machine, task, inputs, kept, dstates, None, backward_tiling(task, solution)),
+        *(machine, task, inputs, kept, dstates, None, tensor_cores.backward_tiling(task, solution)),
     )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -241,42 +239,3 @@ def test_the_portable_footprint_is_the_programs(direction):
     assert used.shared_bytes == 0, "all of it is dynamic"
     assert used.spill_stores == 0
     assert used.registers <= got.footprint.registers
-
-
-# -- the benchmark -------------------------------------------------------------------------------
-
-
-def test_rank_correlation_by_hand(planning):
-    assert planning.spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert planning.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert planning.spearman([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
-    assert planning.spearman([1, 1, 2], [5, 5, 9]) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("name", ["tensor", "portable"])
-def test_comparison_of_model_and_measurement(planning, monkeypatch, name):
-    """With times as the model has them the ranks agree; with the best time elsewhere it is told."""
-    got = evaluate_model(model(name), task(64, 12), H200, "backward")
-
-    def as_modelled(setting, runs):
-        return lambda solution: 1e-6 * planning._cost(setting, solution)
-
-    monkeypatch.setattr("flashrnn_numba.tuning.measure.measurer", as_modelled)
-    row = planning._compare(got, 12, 1)
-    assert row["measured"] == 12 <= row["tilings"]
-    assert row["rank_correlation"] == pytest.approx(1)
-    assert row["chosen_over_best"] == 1
-
-    def upside_down(setting, runs):
-        return lambda solution: 1.0 / planning._cost(setting, solution)
-
-    monkeypatch.setattr("flashrnn_numba.tuning.measure.measurer", upside_down)
-    row = planning._compare(got, 12, 1)
-    assert row["rank_correlation"] == pytest.approx(-1)
-    assert row["chosen_over_best"] > 1
-
-
-@pytest.fixture
-def planning(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    return importlib.import_module("benchmarks.planning")

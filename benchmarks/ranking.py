@@ -1,0 +1,428 @@
+"""Do the models rank tilings as the GPU does? Measured for benchmarks/planning.py --measure.
+
+Made for a card that is lent for minutes, and for a disk cache that is empty: what the tilings would
+compile is found by dry runs and compiled in one process a core. Only then is it timed, in other
+processes that take turns on the GPU, and are replaced when a tiling hangs or breaks one. Whatever
+fails is recorded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from multiprocessing.connection import Connection
+from threading import Lock
+from typing import Any
+
+from flashrnn_numba.cells import get_cell
+from flashrnn_numba.kernels.interface import Task
+from flashrnn_numba.kernels.launch import Program, compilations, machine_code
+from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.candidates import NODES, Candidate, Setting, evaluate_model
+from flashrnn_numba.tuning.measure import kernel_tiling, measurer, rehearsal
+from flashrnn_numba.tuning.models.common import DIRECTIONS, Direction, Solution
+from flashrnn_numba.tuning.models.registry import model
+
+BEST, MOST = 12, 3000  # tilings looked at: the best of each problem, and so many others in all
+COMPILING = 0.6  # of the time there is
+PATIENCE = 15.0  # seconds for one tiling, four times that to prepare it: what takes longer hangs
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel and a shape."""
+
+    kernel: str
+    direction: Direction
+    dtype: str
+    D: int
+    H: int
+    B: int
+
+    def setting(self, device: Device) -> Setting:
+        task = Task(get_cell("lstm"), self.B, 1024, self.H, self.D, self.dtype, "cupy")
+        return Setting(model(self.kernel), task, device, self.direction)
+
+    @property
+    def name(self) -> str:
+        shape = f"{self.dtype} {self.D} x {self.H}, B {self.B}"
+        return f"{self.kernel} {self.direction} lstm {shape}"
+
+
+SHAPES = (
+    ("tensor", "bfloat16", 64, 12, 16),
+    ("tensor", "bfloat16", 256, 3, 16),
+    ("tensor", "bfloat16", 768, 1, 16),
+    ("portable", "float32", 64, 12, 16),
+    ("portable", "float32", 96, 8, 16),
+)
+CASES = tuple(
+    Case(kernel, direction, dtype, D, H, B)
+    for kernel, dtype, D, H, B in SHAPES
+    for direction in DIRECTIONS
+)
+
+
+@dataclass
+class Sample:
+    """The tilings of a case that are measured: (the model's cost, solution), its choice first.
+
+    every -- how many there are; predicted -- seconds of the choice; failed -- what cannot run;
+    ready -- places in `tilings` whose programs are compiled.
+    """
+
+    case: Case
+    every: int = 0
+    tilings: list[tuple[int, Solution]] = field(default_factory=list)
+    predicted: float = float("nan")
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    ready: list[int] = field(default_factory=list)
+
+    def fails(self, place: int, error: BaseException) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self.failed.append({"solution": self.tilings[place][1], "error": text})
+
+
+class Deadline:
+    """Seconds left."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.end = time.perf_counter() + (FOREVER if seconds is None else seconds)
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.end - time.perf_counter())
+
+
+def compare(
+    device: Device,
+    cases: Sequence[Case],
+    tilings: int,
+    runs: int,
+    seconds: float | None,
+    done: Callable[[list[dict[str, Any]]], object],
+) -> list[dict[str, Any]]:
+    """A row for each case, in the order in which they are ready. `done` gets the rows so far."""
+    deadline = Deadline(seconds)
+    rows: list[dict[str, Any]] = []
+    alone, telling = Lock(), Lock()  # one kernel at a time, one row at a time
+
+    def one(sample: Sample) -> None:
+        with Stopwatch(rehearse_on_host, time_on_gpu, alone) as watch:
+            row = measured(sample, watch.time, runs, deadline)
+        with telling:
+            rows.append(row)
+            done(rows)
+
+    samples = prepared(device, cases, tilings, deadline)
+    # one process for each case: most of a tiling's time is Python's, which the cores share
+    with ThreadPoolExecutor(max(2, min(len(cases), _cores() // 2))) as threads:
+        list(threads.map(one, samples))
+    return rows
+
+
+# -- what to measure -----------------------------------------------------------------------------
+
+
+def prepared(
+    device: Device, cases: Sequence[Case], tilings: int, deadline: Deadline
+) -> list[Sample]:
+    """The tilings of all cases, compiled as far as the time allows."""
+    began = deadline.left
+    with _hidden_gpu():
+        pool = ProcessPoolExecutor(_cores(), multiprocessing.get_context("spawn"))
+        samples = list(pool.map(sampled, cases, [device] * len(cases), [tilings] * len(cases)))
+        # the choices and the best of each case first, should the time not do for all
+        places = [(n, sample) for sample in samples for n in range(len(sample.tilings))]
+        jobs = {
+            pool.submit(compiled, sample.case, device, sample.tilings[n][1]): (n, sample)
+            for n, sample in sorted(places, key=lambda place: place[0])
+        }
+        budget = max(0.0, deadline.left - (1 - COMPILING) * began) if began < FOREVER else None
+        wait(jobs, budget)
+        pool.shutdown(wait=True, cancel_futures=True)
+    for job, (n, sample) in jobs.items():
+        if job.cancelled():
+            continue
+        if (error := job.exception()) is None:
+            sample.ready.append(n)
+        else:
+            sample.fails(n, error)
+    ready = sum(len(sample.ready) for sample in samples)
+    print(f"{ready} of {len(jobs)} tilings compiled", flush=True)
+    return samples
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class _hidden_gpu:  # noqa: N801 -- used as a context
+    """Processes started meanwhile see no GPU: compilers would only make contexts on it."""
+
+    def __enter__(self) -> None:
+        self.before = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.before
+
+
+def compiled(case: Case, device: Device, solution: Solution) -> None:
+    """All that a run needs into the disk cache, where the timing process finds it."""
+    for program in _rehearsal(case, device)(solution):
+        machine_code(program, device.compute_capability)
+
+
+@cache
+def _rehearsal(case: Case, device: Device) -> Callable[[Solution], tuple[Program, ...]]:
+    return rehearsal(case.setting(device))
+
+
+def sampled(case: Case, device: Device, tilings: int) -> Sample:
+    """All tilings of a case, or `tilings` of them: the best half, and a spread over the others."""
+    setting, sample = case.setting(device), Sample(case)
+    found = evaluate_model(setting.model, setting.task, device, case.direction)
+    if not isinstance(found, Candidate):
+        sample.failed.append({"solution": None, "error": found.reason or "no tiling"})
+        return sample
+    sample.predicted = found.seconds
+    # each kernel once: some solutions differ in what the model alone sees
+    every = {kernel_tiling(setting, found.solution): (found.cost, found.solution)}
+    for cost, solution in every_solution(setting):
+        every.setdefault(kernel_tiling(setting, solution), (cost, solution))
+    sample.every = len(every)
+    sample.tilings = spread(sorted(every.values(), key=lambda row: row[0]), tilings)
+    choice = (found.cost, found.solution)
+    if choice in sample.tilings:
+        sample.tilings.remove(choice)
+    sample.tilings = [choice, *sample.tilings][: tilings or None]
+    return sample
+
+
+def every_solution(setting: Setting) -> list[tuple[int, Solution]]:
+    """(cost, solution), best first; of huge problems the best ones and MOST others."""
+    found = [row for s in setting.statements for row in s.best(BEST, NODES)]
+    known = {tuple(solution.items()) for _, solution in found}
+    for s in setting.statements:
+        for own in itertools.islice(s.problem.solutions(), MOST // len(setting.statements)):
+            solution = s.fixed | own
+            cost = s.value(solution)
+            if cost is not None and tuple(solution.items()) not in known:
+                found.append((cost, solution))
+    return sorted(found, key=lambda row: row[0])
+
+
+def spread(every: Sequence[Any], count: int) -> list[Any]:
+    """The best few, where the choice is made, and the rest evenly over the order; 0: all."""
+    if not count:
+        return list(every)
+    head = list(every[: count // 2])
+    rest = every[len(head) :]
+    step = max(1, len(rest) // max(1, count - len(head)))
+    return head + list(rest[::step])[: count - len(head)]
+
+
+# -- timing --------------------------------------------------------------------------------------
+
+Time = Callable[[Case, Solution, int, float], float]
+
+
+def measured(sample: Sample, clock: Time, runs: int, deadline: Deadline) -> dict[str, Any]:
+    """The row of a case: which tilings ran, how long they took, and how well the model ranks."""
+    times: dict[int, float] = {}
+    for n in sample.ready:
+        if not deadline.left:
+            break
+        solution = sample.tilings[n][1]
+        try:
+            times[n] = clock(sample.case, solution, runs, min(PATIENCE, deadline.left))
+        except Exception as error:  # a tiling that does not run is a finding, not the end
+            sample.fails(n, error)
+    row = {
+        **asdict(sample.case),
+        "tilings": sample.every,
+        "measured": len(times),
+        "out_of_time": max(0, len(sample.tilings) - len(times) - len(sample.failed)),
+        "failed": sample.failed,
+    }
+    costs = [sample.tilings[n][0] for n in times]
+    solutions = [sample.tilings[n][1] for n in times]
+    return row | _ranks(costs, list(times.values()), solutions, 0 in times, sample.predicted)
+
+
+def _ranks(
+    costs: list[int], times: list[float], solutions: list[Solution], ran: bool, predicted: float
+) -> dict[str, Any]:
+    if not times:
+        return {}
+    best = min(times)
+    result: dict[str, Any] = {
+        "rank_correlation": round(spearman(costs, times), 3),
+        "best_ms": round(1e3 * best, 4),
+        "best": solutions[times.index(best)],
+        "times": [
+            {"cost": cost, "ms": round(1e3 * seconds, 4), "solution": solution}
+            for cost, seconds, solution in zip(costs, times, solutions, strict=True)
+        ],
+    }
+    if ran:  # the model's choice is the first
+        result |= {
+            "chosen": solutions[0],
+            "chosen_ms": round(1e3 * times[0], 4),
+            "chosen_over_best": round(times[0] / best, 3),
+            "predicted_ms": round(1e3 * predicted, 4),
+        }
+    return result
+
+
+def line(row: dict[str, Any]) -> str:
+    case = Case(*(row[name] for name in Case.__dataclass_fields__))
+    text = f"{case.name:46} {row['measured']:3} of {row['tilings']:4}"
+    if "rank_correlation" in row:
+        text += f"  rank {row['rank_correlation']:5.2f}  best {row['best_ms']:.3f} ms"
+    if "chosen_ms" in row:
+        text += f"  chosen {row['chosen_ms']:.3f} ms ({row['chosen_over_best']:.2f})"
+        text += f", predicted {row['predicted_ms']:.3f}"
+    if row["failed"]:
+        text += f"  {len(row['failed'])} failed: {row['failed'][0]['error'][:120]}"
+    if row["out_of_time"]:
+        text += f"  {row['out_of_time']} out of time"
+    return text
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """The rank correlation of two lists; ties share their mean rank."""
+    x, y = _places(a), _places(b)
+    n, middle = len(x), (len(x) - 1) / 2
+    over = sum((x[i] - middle) * (y[i] - middle) for i in range(n))
+    under = sum((v - middle) ** 2 for v in x) * sum((v - middle) ** 2 for v in y)
+    return over / under**0.5 if under else float("nan")
+
+
+def _places(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [(ordered.index(v) + len(ordered) - 1 - ordered[::-1].index(v)) / 2 for v in values]
+
+
+# -- the timing process --------------------------------------------------------------------------
+
+
+class Stopwatch:
+    """A process that times tilings. One that hangs or dies is replaced at the next tiling.
+
+    rehearse -- (case, solution): all that can be done without the GPU; work -- (case, solution,
+    runs) -> seconds, while `alone` is held. Both run in the process and must be importable.
+    """
+
+    def __init__(
+        self,
+        rehearse: Callable[[Case, Solution], object],
+        work: Callable[[Case, Solution, int], float],
+        alone: Lock,
+    ) -> None:
+        self._functions = rehearse, work
+        self._alone = alone
+        self._process: Any = None
+        self._pipe: Any = None
+
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def time(self, case: Case, solution: Solution, runs: int, patience: float) -> float:
+        """RuntimeError with the reason where the tiling does not run, or not in time."""
+        if self._process is None:
+            self._start()
+        self._ask(0, 4 * patience, case, solution)
+        with self._alone:
+            return float(self._ask(1, patience, case, solution, runs))
+
+    def _ask(self, function: int, patience: float, *arguments: Any) -> Any:
+        try:
+            self._pipe.send((function, arguments))
+            if not self._pipe.poll(patience):
+                raise RuntimeError(f"no end after {patience:.0f} s")
+            kind, value = self._pipe.recv()
+        except (RuntimeError, EOFError, OSError) as error:
+            self._stop()
+            raise RuntimeError(str(error) or "the timing process died") from error
+        if kind == "broken":
+            self._stop()
+        if kind != "done":
+            raise RuntimeError(value)
+        return value
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, self._functions), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+
+def _serve(pipe: Connection, functions: Sequence[Callable[..., Any]]) -> None:
+    for function, arguments in _received(pipe):
+        try:
+            pipe.send(("done", functions[function](*arguments)))
+        except Exception as error:
+            kind = "error" if function == 0 or _alive() else "broken"
+            pipe.send((kind, f"{type(error).__name__}: {error}"))
+
+
+def _received(pipe: Connection) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    try:
+        while True:
+            yield pipe.recv()
+    except EOFError:
+        return
+
+
+def _alive() -> bool:
+    """Whether the CUDA context outlived an error; an illegal access breaks it for good."""
+    try:
+        import cupy
+
+        cupy.cuda.runtime.deviceSynchronize()
+    except Exception:
+        return False
+    return True
+
+
+def rehearse_on_host(case: Case, solution: Solution) -> None:
+    """Writes the kernel's text, which stays in memory, and loads what the timing will need."""
+    import cupy  # noqa: F401
+
+    _rehearsal(case, Device.query())(solution)
+
+
+def time_on_gpu(case: Case, solution: Solution, runs: int) -> float:
+    before = len(compilations())
+    seconds = _measurer(case, runs)(solution)
+    if len(compilations()) > before:
+        print(f"{case.name}: compiled while timing {solution}", flush=True)
+    return seconds
+
+
+@cache
+def _measurer(case: Case, runs: int) -> Callable[[Solution], float]:
+    return measurer(case.setting(Device.query()), runs=runs)
