@@ -100,11 +100,12 @@ PARTS = {
         "store_previous", "pack_gates", "store_operand", "store_gates",
     ),
     "sums": (
-        "product", "bring_home", "take_accumulators", "send_sums", "store_sums", "add_sums",
-        "open_exchange",
+        "product", "part_with_sums", "bring_home", "take_accumulators", "send_sums", "store_sums",
+        "add_sums", "open_exchange",
     ),
     "mail": (
-        "open_mail", "post_sums", "post", "take_mail", "open_letter", "add_pair",
+        "open_mail", "post_sums", "post", "take_mail", "await_letters", "open_letter",
+        "add_letter", "add_pair",
     ),
 }  # fmt: skip
 
@@ -125,7 +126,7 @@ widen, narrow = ptx.{mma}_to_f32, ptx.f32_to_{mma}
 unpack, pack = ptx.{mma}x2_to_f32x2, ptx.f32x2_to_{mma}x2
 stage = ptx.stage_gathered(1, {row}, "{mma}")
 {reads}
-mma = ptx.warp_mma({m_tiles}, {n_tiles}, {k_steps}, {registers}, "{mma}", {pitch}, {chains})
+{products}
 
 
 @cuda.jit(device=True)
@@ -167,9 +168,10 @@ def source(
     }
     parts |= {"cell_early": two.early_call, "cell_late": two.late_call}
     parts["load_fragments"] = load_fragments(z)
+    parts["product_in_strips"] = product_in_strips(z, tiling)
     wide = z.each == 2 and D % 2 == 0
     inputs = z.ring
-    mail = z.mail or Mail(0, 1, 0, 0, 0)
+    mail = z.mail or Mail(0, 1, 0, 0, 0, 0)
     values = OPTIONS | {
         "D": D,
         "GATES": len(cell.gates),
@@ -226,6 +228,7 @@ def source(
         "SOURCE_BYTES": z.source_bytes,
         "BARRIERS_AT": z.barriers_at,
         "GRID": tiling.grid,
+        "STRIP": tiling.strip,
         "MAIL": 8 if tiling.half else 16,
         "OWN_TILES": z.units // 16,
         "MESSAGE_BYTES": mail.message_bytes,
@@ -234,9 +237,10 @@ def source(
         "SLOT_BYTES": mail.slot_bytes,
         "GROUP_BYTES": mail.group_bytes,
         "CHUNKS": mail.chunks,
+        "ROUNDS": mail.rounds,
         "LETTERS": mail.letters,
         "TAKERS": mail.takers,
-        "EXACT": (mail.takers * mail.chunks, mail.takers * mail.letters)
+        "EXACT": (mail.takers * mail.chunks, mail.takers * mail.rounds * mail.letters)
         == (z.threads, tiling.cluster),
         "MOST_POLLS": MOST_POLLS,
         "AHEAD": tiling.ahead,
@@ -266,13 +270,42 @@ def _header(title: str, mma: str, z: Layout, tiling: Tiling) -> str:
         swizzle="octet_row >> 2 << 1" if _chunk(tiling) == 8 else "octet_row * QUADS >> 3",
         row=z.k_steps,
         reads="\n".join(reads),
-        m_tiles=tiling.m_tiles,
-        n_tiles=z.n_tiles,
-        k_steps=z.part_gates * z.k_steps,
-        registers=z.registers,
-        pitch=z.tile_pitch,
-        chains=max(1, tiling.chains // (tiling.m_tiles * z.n_tiles)),
+        products="\n".join(_products(mma, z, tiling)),
     )
+
+
+def _products(mma: str, z: Layout, tiling: Tiling) -> list[str]:
+    """Lines that define the product as a whole, or B and each strip."""
+    m_tiles, k_steps = tiling.strip or tiling.m_tiles, z.part_gates * z.k_steps
+    chains = max(1, tiling.chains // (m_tiles * z.n_tiles))
+    sizes = f"{m_tiles}, {z.n_tiles}, {k_steps}"
+    if not tiling.strip:
+        return [f'mma = ptx.warp_mma({sizes}, {z.registers}, "{mma}", {z.tile_pitch}, {chains})']
+    lines = [f"load_columns = ptx.load_columns({z.n_tiles}, {k_steps}, {z.tile_pitch})"]
+    for i, (first, last, _) in enumerate(strips(z, tiling)):
+        lines.append(f'strip{i} = ptx.columns_mma({sizes}, {last - first}, "{mma}", {chains})')
+    return lines
+
+
+def strips(z: Layout, tiling: Tiling) -> list[tuple[int, int, int]]:
+    """For each strip: its first and its last fragment in registers, its first one in shared
+    memory (bytes)."""
+    size = tiling.strip * z.part_gates * z.k_steps
+    return [
+        (min(first, z.registers), min(first + size, z.registers), max(0, first - z.registers) * 512)
+        for first in range(0, z.fragments, size)
+    ]
+
+
+def product_in_strips(z: Layout, tiling: Tiling) -> str:
+    if not tiling.strip:
+        return "pass"
+    lines = ["columns = load_columns(ptx.shared_at(b_at, tile))"]
+    for i, (first, last, staged) in enumerate(strips(z, tiling)):
+        resident = f"fragments[{4 * first}:{4 * last}], " if last > first else ""
+        lines.append(f"acc = strip{i}({resident}ptx.shared_at(staged_at, {staged}), columns)")
+        lines.append(f"part_with_sums({i * tiling.strip}, {tiling.strip})")
+    return "\n".join(lines)
 
 
 def load_fragments(z: Layout) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
+MOST_LETTERS = 8  # of 16 bytes, of partial sums that a thread waits for at a time
 TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
 
 
@@ -31,6 +32,7 @@ class Tiling:
     ahead -- steps that inputs are fetched ahead, a power of 2 from 2 on.
     half -- whether blocks send each other their partial sums in 16 bits instead of 32.
     grid -- the blocks are no cluster: they send through L2, in a cooperative launch.
+    strip -- m tiles of a warp that are multiplied and sent before the next; 0: all at once.
     """
 
     cluster: int
@@ -44,6 +46,7 @@ class Tiling:
     ahead: int = 4
     half: bool = False
     grid: bool = False
+    strip: int = 0
 
     @property
     def direct(self) -> bool:
@@ -107,7 +110,8 @@ class Mail:
 
     message_bytes: int  # of one block to another
     chunks: int  # of 16 bytes, of a message
-    letters: int  # chunks that a thread takes
+    rounds: int  # that a thread takes mail
+    letters: int  # chunks that it takes in a round
     takers: int  # messages that a block's threads take at a time
     slot_bytes: int  # of all messages of a group of blocks
 
@@ -120,9 +124,11 @@ def mail_of(tiling: Tiling, threads: int, message_bytes: int) -> Mail:
     chunks, senders = message_bytes // 16, tiling.cluster
     if chunks > threads:
         raise ValueError(f"{tiling}: {threads} threads for messages of {chunks} chunks")
-    letters = -(-senders // (threads // chunks))
-    takers = -(-senders // letters)
-    return Mail(message_bytes, chunks, letters, takers, senders * senders * message_bytes)
+    total = -(-senders // (threads // chunks))
+    rounds = -(-total // MOST_LETTERS)
+    letters = -(-total // rounds)
+    takers = -(-senders // (rounds * letters))
+    return Mail(message_bytes, chunks, rounds, letters, takers, senders * senders * message_bytes)
 
 
 def ring(cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str) -> Ring:
@@ -160,10 +166,10 @@ def layout(
         raise ValueError(f"{z}: in a cluster every warp sums over all of the block's gates")
     if (z.half or z.grid) and z.cluster == 1:
         raise ValueError(f"{z}: half and grid are for several blocks a head")
+    if z.strip and (z.cluster == 1 or z.m_tiles % z.strip):
+        raise ValueError(f"{z}: strip is for several blocks a head, and to divide m_tiles")
     if z.grid and z.m_tiles % k_tiles and k_tiles % z.m_tiles:
-        raise ValueError(
-            f"{z}: expected m_tiles and the {k_tiles} m tiles of a block in proportion"
-        )
+        raise ValueError(f"{z}: expected m_tiles to divide {k_tiles} of a block, or the reverse")
     n_tiles, columns = max(1, z.tile // 8), min(8, max(2, z.tile))
     parts = z.gate_parts * z.k_parts
     m_groups = m_total // z.m_tiles
@@ -180,7 +186,10 @@ def layout(
     else:
         pairs_total = units // 16 * n_tiles * 8 * columns * (2 // each)
         pairs = -(-pairs_total // (warps * WARP))
-    owners = WARP * min(warps, -(-pairs_total // WARP))
+    owners = warps * WARP
+    if z.grid:
+        # a grid's blocks have few units each, and many warps to fetch and multiply
+        owners = WARP * min(warps, -(-pairs_total // WARP))
     pitch = 2 * recurrent * units + 16
     tile_at = warps * (fragments - registers) * FRAGMENT_BYTES
     sums_at = tile_at + 2 * z.tile * pitch

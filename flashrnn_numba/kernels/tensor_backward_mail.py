@@ -51,17 +51,17 @@ def open_mail() -> None:
         )
 
 
-def post_sums() -> None:
-    """To each block the partial sums of its own units."""
+def post_sums(first, count) -> None:
+    """To each block the partial sums of its own units, from the m tiles that `acc` is of."""
     mark = uint32(1 - ((n >> 1) & 1))
     slot_out = ptx.global_at(outbox, (n & 1) * SLOT_BYTES)
-    for m in unroll(M_TILES):
+    for m in unroll(count):
         for c in unroll(N_TILES):
             if quad < QUADS:
                 post(
                     (m * N_TILES + c) * 4,
-                    m // OWN_TILES * RECEIVER_BYTES
-                    + m % OWN_TILES * M_TILE_BYTES
+                    (first + m) // OWN_TILES * RECEIVER_BYTES
+                    + (first + m) % OWN_TILES * M_TILE_BYTES
                     + c * (8 * QUADS * MAIL),
                 )
 
@@ -87,35 +87,12 @@ def take_mail() -> None:
     """Adds up what this thread is to take, and leaves it where add_sums finds it."""
     expected = uint64(1 - ((n >> 1) & 1))
     slot_in = ptx.global_at(inbox, (n & 1) * SLOT_BYTES)
-    for i in unroll(LETTERS):
-        low[i] = expected
-        high[i] = expected
-        if EXACT or taker + i * TAKERS < CLUSTER:
-            open_letter(i)
-    missing = int32(1)
-    asked = int32(0)
-    while missing != 0:
-        missing = int32(0)
-        for i in unroll(LETTERS):
-            if ((low[i] ^ expected) | (high[i] ^ expected)) & uint64(1) != uint64(0):
-                missing = int32(1)
-                open_letter(i)
-        asked = int32(asked + 1)
-        if asked > MOST_POLLS:
-            ptx.trap()
     for v in unroll(32 // MAIL * 2):
         taken[v] = real(0.0)
-    for i in unroll(LETTERS):
-        if MAIL == 8:
-            add_pair(0, unmarked(low[i]))
-            add_pair(2, uint32(low[i] >> uint64(32)))
-            add_pair(4, unmarked(high[i]))
-            add_pair(6, uint32(high[i] >> uint64(32)))
-        else:
-            taken[0] += ptx.bits_f32(unmarked(low[i]))
-            taken[1] += ptx.bits_f32(uint32(low[i] >> uint64(32)))
-            taken[2] += ptx.bits_f32(unmarked(high[i]))
-            taken[3] += ptx.bits_f32(uint32(high[i] >> uint64(32)))
+    for r in unroll(ROUNDS):
+        await_letters(r)
+        for i in unroll(LETTERS):
+            add_letter(i)
     if EXACT or taker < CLUSTER:
         for e in unroll(16 // MAIL):
             ptx.st_shared_v4_f32(
@@ -124,10 +101,44 @@ def take_mail() -> None:
             )
 
 
-def open_letter(i) -> None:
-    letter = ptx.ld_relaxed_gpu_v2_u64(ptx.global_at(slot_in, i * (TAKERS * MESSAGE_BYTES)))
+def await_letters(r) -> None:
+    """The letters of a round: all on their way before the first is looked at."""
+    for i in unroll(LETTERS):
+        # what nobody sends: zeros that are there
+        low[i] = expected
+        high[i] = expected
+        if EXACT or taker + ((r) * LETTERS + i) * TAKERS < CLUSTER:
+            open_letter((r) * LETTERS + i, i)
+    missing = int32(1)
+    asked = int32(0)
+    while missing != 0:
+        missing = int32(0)
+        for i in unroll(LETTERS):
+            if ((low[i] ^ expected) | (high[i] ^ expected)) & uint64(1) != uint64(0):
+                missing = int32(1)
+                open_letter((r) * LETTERS + i, i)
+        asked = int32(asked + 1)
+        if asked > MOST_POLLS:
+            ptx.trap()
+
+
+def open_letter(number, i) -> None:
+    letter = ptx.ld_relaxed_gpu_v2_u64(ptx.global_at(slot_in, (number) * (TAKERS * MESSAGE_BYTES)))
     low[i] = letter[0]
     high[i] = letter[1]
+
+
+def add_letter(i) -> None:
+    if MAIL == 8:
+        add_pair(0, unmarked(low[i]))
+        add_pair(2, uint32(low[i] >> uint64(32)))
+        add_pair(4, unmarked(high[i]))
+        add_pair(6, uint32(high[i] >> uint64(32)))
+    else:
+        taken[0] += ptx.bits_f32(unmarked(low[i]))
+        taken[1] += ptx.bits_f32(uint32(low[i] >> uint64(32)))
+        taken[2] += ptx.bits_f32(unmarked(high[i]))
+        taken[3] += ptx.bits_f32(uint32(high[i] >> uint64(32)))
 
 
 def add_pair(v, word) -> None:

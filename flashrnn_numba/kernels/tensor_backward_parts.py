@@ -147,7 +147,7 @@ def open_carry() -> None:
     # where no gradient of the states comes in, its words stay 0
     for s in range(AHEAD):
         for p in unroll(PAIRS):
-            if ALL_ACTIVE or active[p] != 0:
+            if OWNERS == THREADS or tid < OWNERS:
                 for k in unroll(STATES):
                     ptx.st_shared_u32(
                         ptx.shared_at(

@@ -11,15 +11,24 @@ from __future__ import annotations
 
 
 def product() -> None:
-    if REGISTERS > 0:
+    if STRIP > 0:
+        # what is sent of the first m tiles travels while the next ones are multiplied
+        product_in_strips()
+    elif REGISTERS > 0:
         acc = mma(fragments, staged_at, ptx.shared_at(b_at, tile))
     else:
         acc = mma(staged_at, ptx.shared_at(b_at, tile))
+    if not DIRECT and STRIP == 0:
+        part_with_sums(0, M_TILES)
+
+
+def part_with_sums(first, count) -> None:
+    """The sums of `count` m tiles, which `acc` is, leave this thread."""
     if GRID:
-        post_sums()
+        post_sums(first, count)
     elif CLUSTER > 1:
-        send_sums()
-    elif not DIRECT:
+        send_sums(first, count)
+    else:
         store_sums()
 
 
@@ -68,17 +77,19 @@ def take_accumulators() -> None:
                 sums[p] = c if quad & 1 else a
 
 
-def send_sums() -> None:
+def send_sums(first, count) -> None:
     """To each block the partial sums of its own units; they count on its mbarrier."""
-    if tid == 0:
+    if first == 0 and tid == 0:
         ptx.mbarrier_arrive_expect(
             ptx.shared_at(shared, BARRIERS_AT + (n & 1) * 8), CLUSTER * SOURCE_BYTES
         )
-    for m in unroll(M_TILES):
+    for m in unroll(count):
         for c in unroll(N_TILES):
             if quad < QUADS:
-                to = ptx.shared_at(target[m], (n & 1) * SUMS_BYTES + c * (8 * QUADS * CHUNK))
-                mbarrier = ptx.shared_at(counter[m], (n & 1) * 8)
+                to = ptx.shared_at(
+                    target[first + m], (n & 1) * SUMS_BYTES + c * (8 * QUADS * CHUNK)
+                )
+                mbarrier = ptx.shared_at(counter[first + m], (n & 1) * 8)
                 if CHUNK == 8:
                     ptx.st_async_v2_u32(
                         to,

@@ -23,7 +23,18 @@ from flashrnn_numba.kernels.ptx import formats, product, tiles  # noqa: E402
 types = cuda.types
 
 
-def product_kernel(m_tiles, n_tiles, k_steps, registers, dtype, chains=1, accumulate=False):
+def in_pieces(m_tiles, n_tiles, k_steps, registers, dtype, row_bytes, chains, accumulate):
+    """warp_mma with B in registers first."""
+    load = ptx.load_columns(n_tiles, k_steps, row_bytes)
+    multiply = ptx.columns_mma(m_tiles, n_tiles, k_steps, registers, dtype, chains)
+    if registers:
+        return lambda fragments, shared, b: multiply(fragments, shared, load(b))
+    return lambda shared, b: multiply(shared, load(b))
+
+
+def product_kernel(
+    m_tiles, n_tiles, k_steps, registers, dtype, chains=1, accumulate=False, make=ptx.warp_mma
+):
     """C = A B^T by one warp: A from global into registers and shared, B rows in shared memory."""
     row_bytes = 32 * k_steps + 16
     words = 8 * k_steps  # of 32 bits, a row
@@ -34,7 +45,7 @@ def product_kernel(m_tiles, n_tiles, k_steps, registers, dtype, chains=1, accumu
     load = ptx.load_fragments(m_tiles, k_steps, dtype, 0, registers) if registers else None
     stage = ptx.stage_fragments(m_tiles, k_steps, dtype, registers) if staged else None
     bases = ptx.addresses(m_tiles)
-    mma = ptx.warp_mma(m_tiles, n_tiles, k_steps, registers, dtype, row_bytes, chains, accumulate)
+    mma = make(m_tiles, n_tiles, k_steps, registers, dtype, row_bytes, chains, accumulate)
     store = ptx.store_accumulators(m_tiles, n_tiles, 4 * columns)
 
     def kernel(a, b, c):
@@ -86,6 +97,21 @@ def test_product_of_tiles(m_tiles, n_tiles, k_steps, registers, dtype, chains, l
     kernel, shared = product_kernel(m_tiles, n_tiles, k_steps, registers, dtype, chains)
     launch(kernel, 32, shared)(a, b, c)
     np.testing.assert_allclose(c, a_values @ b_values.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("m_tiles", "n_tiles", "k_steps", "registers", "dtype", "chains"), TILES)
+def test_product_in_pieces(m_tiles, n_tiles, k_steps, registers, dtype, chains):
+    rng = np.random.default_rng(3)
+    k = k_steps * ptx.mma_type(dtype).k
+    a, _ = encode(rng.standard_normal((16 * m_tiles, k)).astype(np.float32), dtype)
+    b, _ = encode(rng.standard_normal((8 * n_tiles, k)).astype(np.float32), dtype)
+    whole, pieces = (np.full((16 * m_tiles, 8 * n_tiles), np.nan, np.float32) for _ in range(2))
+    for c, make in ((whole, ptx.warp_mma), (pieces, in_pieces)):
+        kernel, shared = product_kernel(
+            m_tiles, n_tiles, k_steps, registers, dtype, chains, make=make
+        )
+        emulate(kernel, 1, 32, shared_bytes=shared)(a, b, c)
+    np.testing.assert_array_equal(pieces, whole)
 
 
 @launches
@@ -284,6 +310,8 @@ def test_tile_sizes_are_checked():
         (lambda: ptx.load_fragments(1, 2, "bf16", 1, 2), "within 0 to 2"),
         (lambda: ptx.warp_mma(1, 1, 2, 3, "bf16", 48), r"0 to m_tiles \* k_steps = 2"),
         (lambda: ptx.warp_mma(1, 1, 2, 2, "bf16", 40), "multiple of 16"),
+        (lambda: ptx.columns_mma(1, 1, 2, 3, "bf16"), r"0 to m_tiles \* k_steps = 2"),
+        (lambda: ptx.load_columns(1, 2, 40), "multiple of 16"),
         (lambda: ptx.store_accumulators(1, 1, 36), "multiple of 8"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -143,6 +143,14 @@ CASES = [
     (slstm, F, (3, 4, 1, 64), Tiling(4, 2, 1, registers=2, half=True, grid=True), ALL),
     (gru, BF, (9, 3, 1, 50), Tiling(2, 16, 1, grid=True), ALL),
     (elman, F, (1, 5, 3, 40), Tiling(3, 1, 1, grid=True, half=True), {"states": False}),
+    (
+        lstm,
+        BF,
+        (17, 3, 1, 60),
+        Tiling(4, 24, 2, registers=5, each=1, half=True, grid=True, strip=1),
+        {},
+    ),
+    (gru, F, (3, 3, 1, 60), Tiling(2, 4, 4, half=True, strip=2), ALL),
     (own, BF, (4, 4, 1, 33), Tiling(4, 4, 2, each=1, half=True, grid=True), ALL),
     (own, BF, (3, 4, 1, 24), Tiling(1, 4, 1), ALL),
     (own, F, (3, 4, 1, 24), Tiling(2, 2, 1, each=1), {"states": False}),
@@ -180,6 +188,64 @@ def test_same_bits_in_any_order_of_threads_and_copies():
         assert a.tobytes() == b.tobytes()
 
 
+GRID = Tiling(3, 4, 1, each=1, half=True, grid=True)
+
+
+@pytest.mark.parametrize("T", [0, 1, 2, 3])
+def test_few_steps_through_mailboxes(T):
+    problem = random_problem(lstm, BF, (3, max(T, 1), 1, 48), seed=4)
+    if T:
+        check(problem, GRID)
+        return
+    inputs = problem.inputs._replace(Wx=problem.inputs.Wx[:, :0])
+    problem = type(problem)(lstm, inputs, problem.dstates[:, :, :0], problem.dlast)
+    _, _, dinitial = backward(problem, GRID)
+    np.testing.assert_array_equal(dinitial, problem.dlast)
+
+
+def test_same_bits_through_mailboxes():
+    """In any order of threads, also where the words of a message arrive one by one, and with
+    fewer blocks at once."""
+    problem = random_problem(lstm, BF, (5, 4, 1, 48), seed=2, **ALL)
+    runs = [{}, {"schedule": 11}, {"schedule": 5, "sms": 5}]
+    first, *others = (backward(problem, GRID, **options) for options in runs)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_launches_hold_what_runs_at_once():
+    device = replace(Device.named("H200"), sms=132)
+    tiling = replace(GRID, cluster=64)
+    found = waves(lstm, 1024, tiling, 10, 2, device)
+    assert [(w.grid, w.first_group) for w in found] == [
+        ((128, 1), 0), ((128, 1), 2), ((128, 1), 4)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="has 40 multiprocessors"):
+        waves(lstm, 1024, tiling, 10, 2, replace(device, sms=40))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_marked_words(dtype):
+    """The mark costs a bit of one number, without bias; infinity, nan and 0 stay what they are."""
+    program = backward_program(lstm, BF, 48, GRID)
+    functions = program.function().__globals__
+    marked, unmarked = (functions[name].py_func for name in ("marked", "unmarked"))
+    kind, scale = (np.float32, 8) if dtype == "float32" else (np.dtype(dtype), 1)
+    bits = np.uint32 if dtype == "float32" else np.uint16
+    values = np.random.default_rng(1).standard_normal(4000).astype(kind).view(bits)
+    got = np.array([[unmarked(marked(np.uint32(v), np.uint32(m))) for m in (0, 1)] for v in values])
+    assert {int(marked(np.uint32(v), np.uint32(1))) & 1 for v in values} == {1}
+    np.testing.assert_array_equal(got[:, 0], got[:, 1])
+    lost = values.astype(np.int64) - got[:, 0]
+    assert set(lost) == {-1, 0, 1}
+    assert abs(lost.mean()) < 0.05 * scale
+    for value in (0.0, np.inf, -np.inf, np.nan):
+        word = np.array(value, kind).view(bits)
+        back = np.array(unmarked(marked(np.uint32(word), np.uint32(1)))).astype(bits).view(kind)
+        np.testing.assert_array_equal(back.astype(float), value)
+
+
 def test_early_half_has_all_that_needs_no_cotangent():
     two = halves(lstm)
     early, late = two.functions.split("def late_half")
@@ -196,7 +262,12 @@ def test_tilings_are_checked():
         (Tiling(1, 8, 3), "m_tiles to divide"),
         (Tiling(2, 8, 1, gate_parts=2), "every warp sums over all"),
         (Tiling(1, 8, 1, ahead=3), "power of 2"),
-        (Tiling(1, 8, 1, half=True), "half is for clusters"),
+        (Tiling(1, 8, 1, half=True), "for several blocks a head"),
+        (Tiling(1, 8, 1, grid=True), "for several blocks a head"),
+        (Tiling(1, 8, 2, strip=1), "strip is for several blocks a head"),
+        (Tiling(2, 8, 4, strip=3), "to divide m_tiles"),
+        (Tiling(3, 8, 3, grid=True), "m_tiles to divide 2 of a block, or the reverse"),
+        (Tiling(2, 16, 2, grid=True), "64 threads for messages of 128 chunks"),
     ):
         with pytest.raises(ValueError, match=message):
             layout(lstm, 64, tiling)

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import formats
 from .asm import Registers, add, emitted
-from .product import _Sums, _emit_a, _emit_b
+from .product import _emit_a, _emit_b, _Sums
 from .tiles import FRAGMENT_BYTES, mma_type
 from .warp import _ldmatrix
 
