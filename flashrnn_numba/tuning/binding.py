@@ -19,10 +19,9 @@ from .expressions import (
     evaluator,
     variables_of,
 )
-from .lowering import Model
 from .models.common import Solution, Statement, evaluate, whole
 from .problem import Problem, Requirement
-from .search import Limit, Search, Stats
+from .search import Limit, Stats, solutions
 
 __all__ = ["TIGHT", "Binding", "bindings", "shortfalls"]
 
@@ -133,11 +132,12 @@ def _least(
     problem: Problem, constraints: list[Constraint], cost: Expression | int
 ) -> list[int] | None:
     """[the least cost] under these constraints, [] if nothing satisfies them, None: gave up."""
-    lowered = Model(problem.variables, constraints, as_expression(cost))
-    search = Search(lowered, Stats(), perf_counter(), RELAXED_NODES, None, 1)
+    objective, start = as_expression(cost), perf_counter()
     best: list[int] = []
     try:
-        for _, found in search.solutions():
+        for _, found in solutions(
+            problem.variables, constraints, objective, Stats(), start, RELAXED_NODES
+        ):
             assert found is not None
             best = [found]
     except Limit:

@@ -9,12 +9,14 @@ p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 from . import constrint
+from .enumeration import enumerate_all
 from .expressions import (
     Comparison,
     Constraint,
@@ -26,7 +28,7 @@ from .expressions import (
     variables_of,
 )
 from .lowering import Model
-from .search import Limit, Search, SearchLimit, Stats
+from .search import Limit, Search, SearchLimit, Stats, solutions
 
 __all__ = ["Problem", "Requirement"]
 
@@ -181,18 +183,68 @@ class Problem:
         """The `count` solutions of least cost, the best first (fewer if there are fewer)."""
         if operator.index(count) < 1:
             raise ValueError(f"count: expected at least 1, got {count}")
-        objective = as_expression(minimize)
-        found: list[tuple[int, dict[str, int]]] = []
+        return self._best(count, as_expression(minimize), [], node_limit, time_limit)
+
+    def best_each(
+        self,
+        names: Iterable[str],
+        count: int,
+        minimize: Expression | int,
+        *,
+        node_limit: int | None = None,
+    ) -> list[dict[str, int]]:
+        """The `count` solutions of least cost for each combination of values of the variables
+        `names`; node_limit is for each combination."""
+        if operator.index(count) < 1:
+            raise ValueError(f"count: expected at least 1, got {count}")
+        names = tuple(names)
+        for name in names:
+            if name not in self._variables:
+                raise ValueError(
+                    f"names: no variable {name!r}; there are {', '.join(self._variables)}"
+                )
+        objective, given = as_expression(minimize), [self._variables[name] for name in names]
+        start, self.stats = perf_counter(), Stats()
+        constraints = [r.constraint for r in self.constraints]
+        table = enumerate_all(self.variables, constraints, [objective])
+        if table is None:
+            return self._search_each(count, objective, given, node_limit)
+        rows = table.cheapest_each(objective, given, count)
+        found = [self._named(table.row(row, self.variables)) for row in rows]
+        self.stats.enumerated(table.seen, table.rows, perf_counter() - start)
+        return found
+
+    def _search_each(
+        self, count: int, objective: Expression, given: list[Variable], node_limit: int | None
+    ) -> list[dict[str, int]]:
+        found, nodes = [], 0
+        for values in itertools.product(*(v.domain for v in given)):
+            fixed: list[Constraint] = [v == n for v, n in zip(given, values, strict=True)]
+            found += self._best(count, objective, fixed, node_limit, None)
+            nodes += self.stats.nodes
+        self.stats.nodes = nodes
+        return found
+
+    def _best(
+        self,
+        count: int,
+        objective: Expression,
+        more: list[Constraint],
+        node_limit: int | None,
+        time_limit: float | None,
+    ) -> list[dict[str, int]]:
+        """`more` -- constraints beside the problem's own."""
+        rows: list[tuple[int, dict[str, int]]] = []
         try:
-            for values, cost in self._search(objective, node_limit, time_limit, count):
+            for values, cost in self._search(objective, node_limit, time_limit, count, more):
                 assert cost is not None
-                found.append((cost, self._named(values)))
-                found.sort(key=lambda pair: pair[0])
-                del found[count:]
+                rows.append((cost, self._named(values)))
+                rows.sort(key=lambda pair: pair[0])
+                del rows[count:]
         except Limit as limit:
-            best = found[0][1] if found else None
+            best = rows[0][1] if rows else None
             raise self._limit_error(limit, best) from None
-        return [solution for _, solution in found]
+        return [solution for _, solution in rows]
 
     def solutions(
         self, *, node_limit: int | None = None, time_limit: float | None = None
@@ -242,6 +294,7 @@ class Problem:
         node_limit: int | None,
         time_limit: float | None,
         keep: int,
+        more: Sequence[Constraint] = (),
     ) -> Iterator[tuple[list[int], int | None]]:
         for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
             if limit is not None and not limit >= 0:
@@ -251,8 +304,9 @@ class Problem:
             for variable in variables_of(objective):
                 self._check_owner(variable, f"objective `{objective}`")
         self.stats = stats = Stats()
-        model = Model(self.variables, [r.constraint for r in self.constraints], objective)
-        return Search(model, stats, start, node_limit, time_limit, keep).solutions()
+        constraints = [*(r.constraint for r in self.constraints), *more]
+        limits = node_limit, time_limit
+        return solutions(self.variables, constraints, objective, stats, start, *limits, keep)
 
     def _named(self, values: list[int]) -> dict[str, int]:
         return dict(zip(self._variables, values, strict=True))

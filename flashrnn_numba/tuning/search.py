@@ -1,4 +1,7 @@
-"""Depth-first search over a `Model`: variable order, value order, branch and bound, limits."""
+"""Depth-first search over a `Model`: variable order, value order, branch and bound, limits.
+
+`solutions` is what callers use: it leaves small problems with an objective to enumeration.py.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from .enumeration import enumerate_all
+from .expressions import Constraint, Expression, Variable
 from .lowering import Model
 
-__all__ = ["Limit", "Search", "SearchLimit", "Stats"]
+__all__ = ["Limit", "Search", "SearchLimit", "Stats", "solutions"]
 
 ENUMERATE = 24  # a domain up to this size is branched value by value, a larger one is halved
 
@@ -20,7 +25,8 @@ class Stats:
 
     nodes -- branches taken; failures -- branches that propagation or a final check refuted;
     propagations -- runs of a propagator; seconds -- wall time, with building the model;
-    first -- wall time to the first solution, None if there was none; solutions -- how many came.
+    first -- wall time to the first solution, None if there was none; solutions -- how many came;
+    rows -- (partial) assignments that were enumerated instead: then there are no branches.
     """
 
     nodes: int = 0
@@ -29,6 +35,11 @@ class Stats:
     seconds: float = 0.0
     first: float | None = None
     solutions: int = 0
+    rows: int = 0
+
+    def enumerated(self, rows: int, solutions: int, seconds: float) -> None:
+        self.rows, self.solutions, self.seconds = rows, solutions, seconds
+        self.first = seconds if solutions else None
 
 
 class SearchLimit(RuntimeError):  # noqa: N818 -- the name in the public interface
@@ -46,6 +57,30 @@ class SearchLimit(RuntimeError):  # noqa: N818 -- the name in the public interfa
 
 class Limit(Exception):  # noqa: N818 -- inside the search: which limit was reached
     """Becomes a `SearchLimit` in `Problem`, which knows the names."""
+
+
+def solutions(
+    variables: Sequence[Variable],
+    constraints: Sequence[Constraint],
+    objective: Expression | None,
+    stats: Stats,
+    start: float,
+    node_limit: int | None = None,
+    time_limit: float | None = None,
+    keep: int = 1,
+) -> Iterator[tuple[list[int], int | None]]:
+    """(values, cost) of solutions: all of them, or with an objective some that get better and
+    better, the `keep` best among them. Raises Limit."""
+    table = None if objective is None else enumerate_all(variables, constraints, [objective])
+    if table is None or objective is None:
+        model = Model(variables, constraints, objective)
+        yield from Search(model, stats, start, node_limit, time_limit, keep).solutions()
+        return
+    best = table.cheapest(objective)[:keep]
+    costs = table.costs(objective)
+    stats.enumerated(table.seen, table.rows, perf_counter() - start)
+    for row in reversed(best.tolist()):
+        yield table.row(row, variables), int(costs[row])
 
 
 class Search:

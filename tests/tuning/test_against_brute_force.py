@@ -5,14 +5,16 @@ FLASHRNN_EXAMPLES sets how many problems each test draws (default 100).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flashrnn_numba.tuning import Problem
+from flashrnn_numba.tuning import Problem, enumeration
 
 from .strategies import brute_force, evaluate, holds, least, problems
 
@@ -33,9 +35,26 @@ def test_all_solutions(case):
     assert (found is not None) == bool(expected)
 
 
+@contextlib.contextmanager
+def solved_by(way: str):
+    """Small problems are enumerated unless none counts as small."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "search":
+            patch.setattr(enumeration, "BOX", 0)
+        yield
+
+
+@pytest.mark.parametrize("way", ["table", "search"])
 @thorough
-@given(problems())
-def test_optimum(case):
+@given(case=problems())
+def test_optimum(way, case):
+    with solved_by(way):
+        check_optimum(case)
+    if way == "search":
+        assert case.problem.stats.rows == 0
+
+
+def check_optimum(case):
     costs = least(brute_force(case.problem), case.objective)
     best = case.problem.solve(minimize=case.objective)
     worst = case.problem.solve(maximize=case.objective)
@@ -49,13 +68,30 @@ def test_optimum(case):
         assert all(holds(r.constraint, found) for r in case.problem.constraints)
 
 
+@pytest.mark.parametrize("way", ["table", "search"])
 @thorough
-@given(problems())
-def test_best_few(case):
+@given(case=problems())
+def test_best_few(way, case):
     costs = least(brute_force(case.problem), case.objective)
-    found = case.problem.best(3, case.objective)
+    with solved_by(way):
+        found = case.problem.best(3, case.objective)
     assert [evaluate(case.objective, s) for s in found] == costs[:3]
     assert len(set(key(found))) == len(found)
+
+
+@pytest.mark.parametrize("way", ["table", "search"])
+@thorough
+@given(case=problems())
+def test_best_of_each_value(way, case):
+    first = case.problem.variables[0].name
+    every = brute_force(case.problem)
+    with solved_by(way):
+        found = case.problem.best_each([first], 2, case.objective)
+    assert len(set(key(found))) == len(found)
+    for value in {s[first] for s in (*every, *found)}:
+        costs = least([s for s in every if s[first] == value], case.objective)
+        own = [evaluate(case.objective, s) for s in found if s[first] == value]
+        assert own == costs[:2]
 
 
 @thorough

@@ -1,0 +1,305 @@
+"""Small problems: all assignments at once, as a table of integers. A search is for the others.
+
+The table grows by one variable at a time, and every constraint filters its rows as soon as all of
+its variables are columns. NumPy does a row in nanoseconds where a propagator takes microseconds, so
+this is the faster way for as long as the table stays short. What could not be told exactly is given
+up: too many rows, or numbers that need more than 64 bits.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any as Anything
+
+import numpy as np
+
+from .expressions import (
+    All,
+    Any,
+    Comparison,
+    Constraint,
+    Expression,
+    Member,
+    Truth,
+    Variable,
+    variables_of,
+)
+
+__all__ = ["Table", "enumerate_all"]
+
+ROWS = 1 << 16  # the longest table
+BOX = 1 << 34  # of values, all combined: beyond it a table would hardly stay short
+LARGEST = 1 << 62  # numbers at most
+
+Value = Anything  # an int, or an array of int64 with one number a row
+Bad = Anything  # rows where something was divided by zero, or None
+
+_COMPARE = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_PLAIN = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+_PARTIAL: dict[str, Callable[[Value, Value], Value]] = {
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "**": np.power,
+}
+
+
+class TooLargeError(Exception):
+    """A table cannot do this problem."""
+
+
+class Table:
+    """All assignments of some variables that satisfy the constraints on them.
+
+    rows -- how many; seen -- how many were looked at on the way.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 1
+        self.seen = 0
+        self.columns: dict[int, np.ndarray] = {}
+        self._known: dict[
+            int, tuple[Value, Bad]
+        ] = {}  # of subexpressions, for the rows as they are
+
+    def extend(self, variable: Variable) -> None:
+        """Each row once for each value."""
+        domain = variable.domain if variable.prefer == "smallest" else variable.domain[::-1]
+        if self.rows * len(domain) > ROWS:
+            raise TooLargeError
+        for key, column in self.columns.items():
+            self.columns[key] = np.repeat(column, len(domain))
+        self.columns[id(variable)] = np.tile(np.array(domain, np.int64), self.rows)
+        self.rows *= len(domain)
+        self.seen += self.rows
+        self._known = {}
+
+    def cheapest(self, objective: Expression) -> np.ndarray:
+        """The numbers of the rows, the cheapest first; without those where it divides by zero."""
+        _, bad = self.value(objective)
+        if bad is not None:
+            self.keep(~bad)
+        return np.argsort(self.costs(objective), kind="stable")
+
+    def cheapest_each(
+        self, objective: Expression, given: Sequence[Variable], count: int
+    ) -> list[int]:
+        """The cheapest `count` rows of each combination of values of the variables `given`."""
+        taken: Counter[tuple[int, ...]] = Counter()
+        found = []
+        order = self.cheapest(objective)
+        keys = zip(*(self.columns[id(v)][order].tolist() for v in given), strict=True)
+        for row, key in zip(order.tolist(), keys, strict=True):
+            taken[key] += 1
+            if taken[key] <= count:
+                found.append(row)
+        return found
+
+    def costs(self, objective: Expression) -> np.ndarray:
+        return np.broadcast_to(self.value(objective)[0], (self.rows,))
+
+    def row(self, number: int, variables: Sequence[Variable]) -> list[int]:
+        return [int(self.columns[id(v)][number]) for v in variables]
+
+    def filter(self, constraints: Sequence[Constraint]) -> None:
+        if constraints:
+            kept = self.holds(constraints[0])
+            for constraint in constraints[1:]:
+                kept = kept & self.holds(constraint)
+            self.keep(kept)
+
+    def keep(self, mask: Anything) -> None:
+        """The rows where the mask is true; it may be one bool for all."""
+        mask = np.broadcast_to(mask, (self.rows,))
+        count = int(np.count_nonzero(mask))
+        if count < self.rows:
+            for key, column in self.columns.items():
+                self.columns[key] = column[mask]
+            self.rows = count
+            self._known = {}
+
+    def holds(self, part: Constraint) -> Anything:
+        """For each row, or for all in one bool."""
+        if isinstance(part, Comparison):
+            (left, bad), (right, worse) = self.value(part.left), self.value(part.right)
+            return _unless(_COMPARE[part.op](left, right), _either(bad, worse))
+        if isinstance(part, Member):
+            value, bad = self.value(part.expression)
+            return _unless(np.isin(value, part.values), bad)
+        if isinstance(part, Truth):
+            return part.value
+        assert isinstance(part, All | Any)
+        all_of = isinstance(part, All)
+        result: Anything = all_of
+        for item in part.items:
+            result = result & self.holds(item) if all_of else result | self.holds(item)
+        return result
+
+    def value(self, tree: Expression) -> tuple[Value, Bad]:
+        if tree.op == "const":
+            return tree.value, None
+        if tree.op == "var":
+            return self.columns[id(tree)], None
+        if id(tree) not in self._known:
+            self._known[id(tree)] = self._apply(tree)
+        return self._known[id(tree)]
+
+    def _apply(self, tree: Expression) -> tuple[Value, Bad]:
+        values, bad = [], None
+        for arg in tree.args:
+            value, worse = self.value(arg)
+            values.append(value)
+            bad = _either(bad, worse)
+        if tree.op in _PLAIN:
+            return _PLAIN[tree.op](*values), bad
+        if tree.op in ("min", "max"):
+            pick = np.minimum if tree.op == "min" else np.maximum
+            result = values[0]
+            for value in values[1:]:
+                result = pick(result, value)
+            return result, bad
+        left, right = values
+        if tree.op == "**":
+            wrong = np.less(right, 0)
+        else:
+            wrong = np.equal(right, 0)
+        if wrong.any():
+            bad = _either(bad, wrong)
+            right = np.where(wrong, 1, right)
+        return _PARTIAL[tree.op](left, right), bad
+
+
+def _either(bad: Bad, worse: Bad) -> Bad:
+    return bad if worse is None else worse if bad is None else bad | worse
+
+
+def _unless(holds: Anything, bad: Bad) -> Anything:
+    return holds if bad is None else holds & ~bad
+
+
+def enumerate_all(
+    variables: Sequence[Variable], constraints: Sequence[Constraint], others: Sequence[Expression]
+) -> Table | None:
+    """The table of all solutions; None where a search must do it.
+
+    others -- expressions that will be asked of the table.
+    """
+    if prod(len(v.domain) for v in variables) > BOX:
+        return None
+    parts = [(part, variables_of(part)) for whole in constraints for part in _parts(whole)]
+    try:
+        size = _Size()
+        for part, _ in parts:
+            size.check(part)
+        for expression in others:
+            size.most(expression)
+        return _joined(variables, parts)
+    except TooLargeError:
+        return None
+
+
+def _joined(variables: Sequence[Variable], parts: list[tuple[Constraint, list[Variable]]]) -> Table:
+    table = Table()
+    missing = [(part, {id(v): v for v in scope}) for part, scope in parts]
+    rest = {id(v): v for v in variables}
+    table.filter([part for part, scope in missing if not scope])
+    missing = [row for row in missing if row[1]]
+    while rest and table.rows:
+        variable = _next(rest, missing)
+        table.extend(variable)
+        del rest[id(variable)]
+        for _, scope in missing:
+            scope.pop(id(variable), None)
+        table.filter([part for part, scope in missing if not scope])
+        missing = [row for row in missing if row[1]]
+    for key in rest:  # where nothing is left
+        table.columns[key] = np.zeros(0, np.int64)
+    return table
+
+
+def _next(
+    rest: dict[int, Variable], missing: list[tuple[Constraint, dict[int, Variable]]]
+) -> Variable:
+    """The smallest variable of the constraint that can filter soonest."""
+    scopes = [scope for _, scope in missing] or [rest]
+    soonest = min(scopes, key=lambda scope: prod(len(v.domain) for v in scope.values()))
+    return min(soonest.values(), key=lambda v: len(v.domain))
+
+
+def _parts(constraint: Constraint) -> list[Constraint]:
+    """What must hold, in pieces with few variables: all of a conjunction, and of an alternative
+    with one conjunction in it each of that with the rest."""
+    if isinstance(constraint, All):
+        return [part for item in constraint.items for part in _parts(item)]
+    if isinstance(constraint, Any):
+        items = [item for one in constraint.items for item in _alternatives(one)]
+        whole = [item for item in items if isinstance(item, All)]
+        if len(whole) == 1:
+            rest = [item for item in items if item is not whole[0]]
+            return [part for item in whole[0].items for part in _parts(Any((*rest, item)))]
+    return [constraint]
+
+
+def _alternatives(constraint: Constraint) -> list[Constraint]:
+    if isinstance(constraint, Any):
+        return [item for one in constraint.items for item in _alternatives(one)]
+    return [constraint]
+
+
+class _Size:
+    """How large numbers can become, so that none overflows."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def check(self, part: Constraint) -> None:
+        if isinstance(part, Comparison):
+            self.most(part.left)
+            self.most(part.right)
+        elif isinstance(part, Member):
+            self.most(part.expression)
+            _small(max(map(abs, part.values)))
+        elif isinstance(part, All | Any):
+            for item in part.items:
+                self.check(item)
+
+    def most(self, tree: Expression) -> int:
+        """The largest magnitude of an expression. TooLargeError where 64 bits may not do."""
+        if isinstance(tree, Variable):
+            return _small(max(abs(tree.domain[0]), abs(tree.domain[-1])))
+        if tree.op == "const":
+            return _small(abs(tree.value))
+        if id(tree) not in self._known:
+            self._known[id(tree)] = _small(self._apply(tree))
+        return self._known[id(tree)]
+
+    def _apply(self, tree: Expression) -> int:
+        sizes = [self.most(arg) for arg in tree.args]
+        if tree.op in ("+", "-"):
+            return sum(sizes)
+        if tree.op == "*":
+            return prod(sizes)
+        if tree.op == "//":
+            return sizes[0] + 1  # -1 // 5 is -1
+        if tree.op == "%":
+            return max(sizes)
+        if tree.op == "**":
+            if sizes[0] > 1 and sizes[1] > 64:
+                raise TooLargeError
+            return max(1, sizes[0]) ** sizes[1] if sizes[0] > 1 else 1
+        return max(sizes)
+
+
+def _small(size: int) -> int:
+    if size > LARGEST:
+        raise TooLargeError
+    return size
