@@ -1,14 +1,13 @@
-"""The public calls: check, choose a backend, run."""
+"""The public calls; calls.py checks them and knows what was planned before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from .calls import find
 from .cells import Cell
-from .checks import check_call, check_cotangents
-from .kernels.backends import choose
-from .kernels.interface import Gradients
+from .kernels.interface import Gradients, Inputs
 
 
 def flashrnn(
@@ -47,10 +46,9 @@ def flashrnn(
     Raises ValueError for shapes, values and unsupported combinations, TypeError for kinds of array
     and dtypes; the message names the argument.
     """
-    task, inputs = check_call(
-        Wx, R, b, states, function, reset, lengths, recurrent_gradient_clip, precision
-    )
-    all_states, last, _ = choose(task, backend).forward(task, inputs, keep=False)
+    inputs = Inputs(Wx, R, b, states, reset, lengths)
+    call, inputs = find(inputs, function, backend, recurrent_gradient_clip, precision, keep=False)
+    all_states, last, _ = call.forward(inputs)
     return all_states, last
 
 
@@ -74,14 +72,11 @@ def flashrnn_vjp(
     initial states were given. It may be called more than once. The inputs must not change between
     the two calls.
     """
-    task, inputs = check_call(
-        Wx, R, b, states, function, reset, lengths, recurrent_gradient_clip, precision
-    )
-    chosen = choose(task, backend)
-    all_states, last, kept = chosen.forward(task, inputs, keep=True)
+    inputs = Inputs(Wx, R, b, states, reset, lengths)
+    call, inputs = find(inputs, function, backend, recurrent_gradient_clip, precision, keep=True)
+    all_states, last, kept = call.forward(inputs)
 
     def vjp(dstates: Any, dlast: Any = None) -> Gradients:
-        check_cotangents(task, dstates, dlast)
-        return chosen.backward(task, inputs, kept, dstates, dlast)
+        return call.backward(inputs, kept, dstates, dlast)
 
     return all_states, last, vjp

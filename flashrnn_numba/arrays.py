@@ -15,6 +15,8 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
+_kinds: dict[type, str] = {np.ndarray: "numpy"}  # where an array's type tells its kind
+
 
 def dtype_name(array: Any) -> str:
     """The dtype's name as NumPy, CuPy and PyTorch give it: "float32", "bfloat16", ..."""
@@ -29,9 +31,13 @@ def compute_dtype(dtype: str) -> np.dtype:
 def kind_of(array: Any, name: str) -> str:
     """ "numpy", "cupy" or "dlpack" (any other array on a CUDA device). TypeError for anything else,
     naming the argument."""
+    known = _kinds.get(type(array))
+    if known is not None:
+        return known
     if isinstance(array, np.ndarray):
         return "numpy"
-    if type(array).__module__.split(".")[0] == "cupy":
+    if package_of(array) == "cupy":
+        _kinds[type(array)] = "cupy"
         return "cupy"
     if hasattr(array, "__dlpack_device__"):
         device_type = int(array.__dlpack_device__()[0])
@@ -57,16 +63,15 @@ def to_cupy(array: Any) -> Any:
 
     if hasattr(array, "detach"):  # PyTorch: an array that records its gradient is not exported
         array = array.detach()
-    if dtype_name(array) == "bfloat16" and _package(array) == "torch":
+    if dtype_name(array) == "bfloat16" and package_of(array) == "torch":
         import torch
 
         return cupy.from_dlpack(array.view(torch.int16)).view(DTYPES["bfloat16"])
     return cupy.from_dlpack(array)
 
 
-def back_to(array: Any, like: Any) -> Any:
-    """A CuPy array as an array of the package that `like` comes from, over the same memory."""
-    package = _package(like)
+def back_to(array: Any, package: str) -> Any:
+    """A CuPy array as an array of this package (`package_of`), over the same memory."""
     if package == "torch":
         import torch
 
@@ -77,5 +82,6 @@ def back_to(array: Any, like: Any) -> Any:
     return module.from_dlpack(array)
 
 
-def _package(array: Any) -> str:
+def package_of(array: Any) -> str:
+    """The name of the package whose array this is."""
     return type(array).__module__.split(".")[0]

@@ -14,19 +14,15 @@ from .kernels.interface import Inputs, Task
 
 
 def check_call(
-    Wx: Any,
-    R: Any,
-    b: Any,
-    states: Any,
+    inputs: Inputs,
     function: str | Cell,
-    reset: Any,
-    lengths: Any,
     recurrent_gradient_clip: float | None,
     precision: str = "exact",
-) -> tuple[Task, Inputs]:
-    """The task and its inputs, or TypeError / ValueError naming the argument."""
+) -> Task:
+    """What to compute, or TypeError / ValueError naming the argument."""
+    Wx, R, b, states, reset, lengths = inputs
     cell = get_cell(function)
-    kind = _check_kinds(Wx=Wx, R=R, b=b, states=states, reset=reset, lengths=lengths)
+    kind = check_kinds(**inputs._asdict())
     dtype = _check_dtypes(Wx=Wx, R=R, b=b, states=states)
     _rank("Wx", Wx, "[B, T, Gx, H, D]")
     B, T, _, H, D = Wx.shape
@@ -51,8 +47,7 @@ def check_call(
     clip = _check_clip(recurrent_gradient_clip)
     if precision not in ("exact", "tf32"):
         raise ValueError(f"precision must be 'exact' or 'tf32', got {precision!r}")
-    task = Task(cell, B, T, H, D, dtype, kind, clip, precision)
-    return task, Inputs(Wx, R, b, states, reset, lengths)
+    return Task(cell, B, T, H, D, dtype, kind, clip, precision)
 
 
 def check_cotangents(task: Task, dstates: Any, dlast: Any) -> None:
@@ -76,7 +71,8 @@ def _names(names: tuple[str, ...]) -> str:
     return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
-def _check_kinds(**arrays: Any) -> str:
+def check_kinds(**arrays: Any) -> str:
+    """The kind of all arrays; those of the inputs that may be None are left out."""
     kinds = {n: kind_of(a, n) for n, a in arrays.items() if a is not None or n in ("Wx", "R", "b")}
     for name, kind in kinds.items():
         if kind != kinds["Wx"]:

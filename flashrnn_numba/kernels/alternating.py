@@ -8,7 +8,7 @@ The states that forward returns are read again by backward: they must not change
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +18,10 @@ from .alternating_plan import THREADS, Plan, pieces, plan
 from .fused_names import ALIVE, HAS_DSTATES, KEEP_EXACT, KEEP_GATES, RESTART, START
 from .interface import Gradients, Inputs, Task
 from .machine import Machine
-from .weight_gradients import bias_gradient, input_gradient, recurrent_gradient
+from .passes import Kept
+from .weight_gradients import WeightGradients
 
 name = "alternating"
-
-
-class Kept(NamedTuple):
-    """What backward needs; see fused.Kept."""
-
-    gates: Any
-    states: Any
-    exact: Any
 
 
 def refuses(task: Task) -> str | None:
@@ -36,18 +29,11 @@ def refuses(task: Task) -> str | None:
 
 
 def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, Kept | None]:
-    given = gpu.received(task, inputs)
-    with gpu.device_of(given.Wx):
-        states, last, kept = run_forward(machine.gpu(), task, given, keep)
-    return (*gpu.returned(task, inputs, states, last), kept)
+    return run_forward(machine.gpu(), task, inputs, keep)
 
 
 def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = None) -> Gradients:
-    given = gpu.received(task, inputs)
-    dstates, dlast = gpu.received(task, Inputs(dstates, dlast, None))[:2]
-    with gpu.device_of(given.Wx):
-        gradients = run_backward(machine.gpu(), task, given, kept, dstates, dlast)
-    return gpu.returned_gradients(task, inputs, gradients)
+    return run_backward(machine.gpu(), task, inputs, kept, dstates, dlast)
 
 
 def run_forward(
@@ -118,12 +104,8 @@ def run_backward(
             dinitial[:, :, 0] = z.to_initial + z.current
     elif dlast is not None:
         dinitial[:] = dlast
-    return Gradients(
-        input_gradient(on, task, dgates),
-        recurrent_gradient(on, task, dgates, previous),
-        bias_gradient(on, task, dgates),
-        None if inputs.states is None else dinitial,
-    )
+    dWx, dR, db = WeightGradients(on, task, dtype)(dgates, previous)
+    return Gradients(dWx, dR, db, None if inputs.states is None else dinitial)
 
 
 def _forward_piece(on: Machine, task: Task, p: Plan, n: int, options: int) -> None:

@@ -1,8 +1,9 @@
 """Matrix products by cuBLAS, called directly: CuPy refuses to call it while a graph is captured.
 
 `multiply(out, a, b)` computes out[n] = a[n] @ b[n] for a batch of matrices, reading any matrix
-whose rows or columns are contiguous where it lies, transposed or not. What is handed to cuBLAS is
-worked out by `describe`, which needs no GPU. float32 means float32: no TF32 unless asked for.
+whose rows or columns are contiguous where it lies, transposed or not; `prepare` does all of it but
+the call. What is handed to cuBLAS is worked out by `describe`, which needs no GPU. float32 means
+float32: no TF32 unless asked for.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import dtype_name
+from .recent import Recent
 
 # cudaDataType_t and cublasComputeType_t
 _TYPES = {"float64": 1, "float32": 0, "float16": 2, "bfloat16": 14}
@@ -74,72 +77,165 @@ def _layout(name: str, matrix: Any) -> tuple[int, int, int]:
     )
 
 
+class View(NamedTuple):
+    """Matrices [N, rows, columns] within an array that is only known later: strides and the offset
+    of element 0 in bytes."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: Any
+    offset: int = 0
+
+    @staticmethod
+    def of(array: Any) -> View:
+        return View(array.shape, array.strides, array.dtype)
+
+    def within(self, array: np.ndarray) -> np.ndarray:
+        return np.ndarray(self.shape, self.dtype, array, self.offset, self.strides)
+
+
 def multiply(out: Any, a: Any, b: Any, precision: str = "exact") -> None:
     """out [N, p, r] = a [N, p, q] @ b [N, q, r] on the current CuPy stream; CuPy arrays of one
     dtype (out may be float32 where a and b have 16 bits)."""
+    _prepared(View.of(out), View.of(a), View.of(b), precision)(out, a, b)
+
+
+def prepare(out: View, a: View, b: View, precision: str = "exact") -> Callable[..., None]:
+    """`multiply` of what will lie so in the arrays that the returned function takes."""
+    if 0 in out.shape:
+        return _nothing
+    if a.shape[2] == 0:
+        return partial(_fill_with_zeros, out)
+    return _Multiply(out, a, b, precision)
+
+
+_prepared = lru_cache(maxsize=256)(prepare)
+
+
+def _nothing(out: Any, a: Any, b: Any) -> None:
+    """A product without elements."""
+
+
+def _fill_with_zeros(view: View, out: Any, a: Any, b: Any) -> None:
     import cupy
 
-    if 0 in out.shape:
-        return
-    if a.shape[2] == 0:
-        out.fill(0)
-        return
-    product = describe(out, a, b)
-    dtype, result = dtype_name(a), dtype_name(out)
-    real = np.dtype(np.float64 if dtype == "float64" else np.float32)
-    compute = _COMPUTE["tf32" if precision == "tf32" and dtype == "float32" else dtype]
-    one, zero = (np.array(value, real) for value in (1, 0))
-    handle = _handle(cupy.cuda.Device().id, threading.get_ident())
-    handle.use(cupy.cuda.get_current_stream().ptr)
-    (ta, lda, sa), (tb, ldb, sb), (_, ldc, sc) = product.operands
-    code = _library().cublasGemmStridedBatchedEx(
-        handle.pointer, ta, tb, product.m, product.n, product.k, _address(one),
-        ctypes.c_void_p(b.data.ptr), _TYPES[dtype], lda, ctypes.c_longlong(sa),
-        ctypes.c_void_p(a.data.ptr), _TYPES[dtype], ldb, ctypes.c_longlong(sb), _address(zero),
-        ctypes.c_void_p(out.data.ptr), _TYPES[result], ldc, ctypes.c_longlong(sc),
-        product.batch, compute, _DEFAULT_ALGORITHM,
-    )  # fmt: skip
-    if code:
-        raise RuntimeError(
-            f"cuBLAS refused a product (status {code}): {product}, {dtype} to {result}"
+    cupy.ndarray(view.shape, view.dtype, out.data + view.offset, view.strides).fill(0)
+
+
+class _Multiply:
+    """One call of cublasGemmStridedBatchedEx, on any device and thread."""
+
+    def __init__(self, out: View, a: View, b: View, precision: str) -> None:
+        import cupy
+
+        p, dtype, result = describe(out, a, b), dtype_name(a), dtype_name(out)
+        real = np.dtype(np.float64 if dtype == "float64" else np.float32)
+        compute = _COMPUTE["tf32" if precision == "tf32" and dtype == "float32" else dtype]
+        (ta, lda, sa), (tb, ldb, sb), (_, ldc, sc) = p.operands
+        self._scalars = np.array((1, 0), real)
+        one = self._scalars.ctypes.data
+        zero = one + real.itemsize
+        # the arguments, cut where the pointers come
+        self._head = (ta, tb, p.m, p.n, p.k, one)
+        self._left = (_TYPES[dtype], lda, sa)
+        self._right = (_TYPES[dtype], ldb, sb, zero)
+        self._tail = (_TYPES[result], ldc, sc, p.batch, compute, _DEFAULT_ALGORITHM)
+        self._offsets = (b.offset, a.offset, out.offset)
+        self._what = f"{p}, {dtype} to {result}"
+        self._call = _gemm()
+        self._device = cupy.cuda.device.get_device_id
+        self._stream = cupy.cuda.get_current_stream
+
+    def __call__(self, out: Any, a: Any, b: Any) -> None:
+        handle = _handle(self._device())
+        handle.use(self._stream())
+        left, right, result = self._offsets
+        code = self._call(
+            handle.value,
+            *self._head,
+            b.data.ptr + left,
+            *self._left,
+            a.data.ptr + right,
+            *self._right,
+            out.data.ptr + result,
+            *self._tail,
         )
-
-
-def _address(scalar: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(scalar.ctypes.data)
+        if code:
+            raise RuntimeError(f"cuBLAS refused a product (status {code}): {self._what}")
 
 
 class _Handle:
-    """cuBLAS's state for one device and one thread, with a workspace of our own: under graph
-    capture cuBLAS must not allocate, and results must not depend on what it could allocate."""
+    """cuBLAS's state for one device and one thread."""
 
-    def __init__(self) -> None:
-        import cupy
-
-        self.pointer = ctypes.c_void_p()
-        code = _library().cublasCreate_v2(ctypes.byref(self.pointer))
+    def __init__(self, device: int) -> None:
+        pointer = ctypes.c_void_p()
+        code = _library().cublasCreate_v2(ctypes.byref(pointer))
         if code:
             raise RuntimeError(f"cuBLAS could not be started (status {code})")
-        self.workspace = cupy.cuda.alloc(_WORKSPACE)
+        self.value = pointer.value
+        self._device = device
+        self._stream: int | None = None
+        self._workspace: Any = None
 
-    def use(self, stream: int) -> None:
-        library = _library()
+    def use(self, current: Any) -> None:
+        """Work on this stream from now on."""
+        stream = current.ptr
+        if current.is_capturing():
+            _captured.add(_workspace(self._device, stream))
+        if stream == self._stream:
+            return
+        library, self._workspace = _library(), _workspace(self._device, stream)
+        pointer = ctypes.c_void_p(self.value)
         # setting the stream puts cuBLAS back to its own workspace
         for code in (
-            library.cublasSetStream_v2(self.pointer, ctypes.c_void_p(stream)),
+            library.cublasSetStream_v2(pointer, ctypes.c_void_p(stream)),
             library.cublasSetWorkspace_v2(
-                self.pointer,
-                ctypes.c_void_p(self.workspace.ptr),
-                ctypes.c_size_t(_WORKSPACE),
+                pointer, ctypes.c_void_p(self._workspace.ptr), ctypes.c_size_t(_WORKSPACE)
             ),
         ):
             if code:
                 raise RuntimeError(f"cuBLAS refused the stream or its workspace (status {code})")
+        self._stream = stream
+
+
+_handles: dict[tuple[int, int], _Handle] = {}  # by device and thread
+_workspaces = Recent(8)  # by device and stream
+_captured: set[Any] = set()  # workspaces that a graph may use at any time
+
+
+def _handle(device: int) -> _Handle:
+    key = device, threading.get_ident()
+    found = _handles.get(key)
+    if found is None:
+        found = _handles[key] = _Handle(device)
+    return found
+
+
+def _workspace(device: int, stream: int) -> Any:
+    """Memory for cuBLAS, of our own: under graph capture it must not allocate, and results must not
+    depend on what it could allocate. One for each stream: on two of them products may overlap."""
+    import cupy
+
+    key = device, stream
+    found = _workspaces.get(key)
+    if found is None:
+        found = cupy.cuda.alloc(_WORKSPACE)
+        _workspaces.put(key, found)
+    return found
 
 
 @cache
-def _handle(device: int, thread: int) -> _Handle:
-    return _Handle()
+def _gemm() -> Any:
+    function = _library().cublasGemmStridedBatchedEx
+    pointer, number, stride = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    matrix = (pointer, number, number, stride)
+    function.argtypes = (
+        *(pointer, *(number,) * 5, pointer),
+        *(*matrix, *matrix, pointer, *matrix),
+        *(number,) * 3,
+    )
+    function.restype = number
+    return function
 
 
 @cache

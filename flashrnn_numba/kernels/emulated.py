@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,11 @@ import numpy as np
 from ..tuning import Device
 from .cublas import describe
 from .launch import Program
-from .machine import Graphs
+from .machine import HostMachine
 
 
-class EmulatedMachine:
+class EmulatedMachine(HostMachine):
     """Runs the kernels' own source thread by thread; matrix products are NumPy's."""
-
-    arrays = np
 
     def __init__(self, device: Device | str = "H200", schedule: int | None = None) -> None:
         self._device = Device.named(device) if isinstance(device, str) else device
@@ -51,15 +49,6 @@ class EmulatedMachine:
         describe(out, a, b)  # what cuBLAS could not read in place is an error here too
         real = np.float64 if a.dtype == np.float64 else np.float32
         out[:] = np.matmul(a.astype(real), b.astype(real)).astype(out.dtype)
-
-    def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
-        work()
-
-    def capturing(self) -> bool:
-        return False
-
-    def stream(self) -> tuple[int, int]:
-        return 0, 0
 
 
 class SimulatedMachine(EmulatedMachine):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..arrays import compute_dtype
 from ..cells import Cell
@@ -20,22 +20,19 @@ from ..tuning.models.fused import choose_tiling
 from . import gpu
 from .formats import FORMATS
 from .fused_layout import Direction, Tiling, layout
-from .fused_names import HAS_DLAST, HAS_DSTATES, KEEP_EXACT, KEEP_GATES
+from .fused_names import KEEP_EXACT, KEEP_GATES
 from .fused_source import source
-from .gpu import strides
 from .interface import Gradients, Inputs, Task
 from .launch import Program
 from .machine import Machine
-from .weight_gradients import bias_gradient, input_gradient, recurrent_gradient
-
-
-class Kept(NamedTuple):
-    """What backward needs: pre-activations [B, T, G, H, D]; states as returned; all states but s_0
-    in compute precision [S - 1, B, T, H, D] (a part of `states` where that is their dtype)."""
-
-    gates: Any
-    states: Any
-    exact: Any
+from .passes import (
+    Backward,
+    Forward,
+    Kept,
+    backward_options,
+    backward_strides,
+    forward_strides,
+)
 
 
 @dataclass(frozen=True)
@@ -106,69 +103,52 @@ def grid_of(task: Task, tiling: Tiling, shared_bytes: int, device: Device) -> tu
     return -(-task.B // rows), heads, rows
 
 
+def prepare_forward(
+    on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Plan | None = None
+) -> Forward:
+    """Forward on a machine's current device; `chosen` overrules the tuner."""
+    device = on.device()
+    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "forward", device)
+    given, options = gpu.prepared(on, inputs), gpu.start_options(inputs)
+    if keep:
+        options |= KEEP_GATES
+        options |= KEEP_EXACT if inputs.Wx.dtype != compute_dtype(task.dtype) else 0
+    blocks, heads, rows = grid_of(task, p.tiling, p.program.shared_bytes, device)
+    constants = [*forward_strides(given), task.B, task.T, task.H, rows, options]
+    launch = on.prepare(p.program, (blocks, heads, 1), constants)
+    return Forward(on, task, inputs, keep, launch)
+
+
+def prepare_backward(
+    on: Machine, task: Task, inputs: Inputs, dstates: Any, dlast: Any, chosen: Plan | None = None
+) -> Backward:
+    """Backward on a machine's current device; `chosen` overrules the tuner."""
+    device = on.device()
+    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "backward", device)
+    given = gpu.prepared(on, inputs)
+    d, last = gpu.readable(on, dstates), gpu.readable(on, dlast)
+    options = backward_options(inputs, dstates, dlast)
+    blocks, heads, rows = grid_of(task, p.tiling, p.program.shared_bytes, device)
+    sizes = (task.clip or 0.0, task.B, task.T, task.H, rows, options)
+    constants = [*backward_strides(given, d, last), *sizes]
+    launch = on.prepare(p.program, (blocks, heads, 1), constants)
+    return Backward(on, task, inputs, dstates, dlast, launch)
+
+
 def run_forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Plan | None = None
 ) -> tuple[Any, Any, Kept | None]:
-    """Forward on a machine; `chosen` overrules the tuner."""
-    device = on.device()
-    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "forward", device)
-    B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
-    arrays, real, dtype = on.arrays, compute_dtype(task.dtype), inputs.Wx.dtype
-    states, last = arrays.empty((S, B, T, H, D), dtype), arrays.empty((S, B, 1, H, D), dtype)
-    gates = arrays.empty((B, T, len(task.cell.gates), H, D) if keep else (0,), real)
-    exact = gpu.exact_states(on, task, states, keep)
-    Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
-    options = gpu.start_options(inputs)
-    if keep:
-        options |= KEEP_GATES | (KEEP_EXACT if dtype != real else 0)
-    blocks, heads, rows = grid_of(task, p.tiling, p.program.shared_bytes, device)
-    on.launch(
-        p.program,
-        (blocks, heads, 1),
-        [
-            Wx, strides(Wx, 5), R, strides(R, 4), b, strides(b, 3), initial, strides(initial, 5),
-            reset, strides(reset, 2), lengths, states, last, exact, gates, B, T, H, rows, options,
-        ],
-    )  # fmt: skip
-    return states, last, Kept(gates, states, exact) if keep else None
+    return prepare_forward(on, task, inputs, keep, chosen)(inputs)
 
 
 def run_backward(
     on: Machine,
     task: Task,
     inputs: Inputs,
-    kept: Kept,
+    kept: Kept | None,
     dstates: Any,
     dlast: Any,
     chosen: Plan | None = None,
 ) -> Gradients:
-    """Backward on a machine; `chosen` overrules the tuner."""
-    device = on.device()
-    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "backward", device)
-    B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
-    arrays, dtype = on.arrays, inputs.Wx.dtype
-    dgates = arrays.empty((B, T, len(task.cell.gates), H, D), dtype)
-    previous = arrays.empty((B, T, H, D), dtype)
-    dinitial = arrays.empty((S, B, 1, H, D), dtype)
-    _, R, _, initial, reset, lengths = gpu.prepared(on, inputs)
-    dstates, dlast = gpu.readable(on, dstates), gpu.readable(on, dlast)
-    options = gpu.start_options(inputs)
-    options |= HAS_DSTATES if dstates is not None else 0
-    options |= HAS_DLAST if dlast is not None else 0
-    blocks, heads, rows = grid_of(task, p.tiling, p.program.shared_bytes, device)
-    on.launch(
-        p.program,
-        (blocks, heads, 1),
-        [
-            R, strides(R, 4), initial, strides(initial, 5), reset, strides(reset, 2), lengths,
-            kept.states, kept.exact, kept.gates, dstates, strides(dstates, 5), dlast,
-            strides(dlast, 5), dgates, previous, dinitial, task.clip or 0.0, B, T, H, rows,
-            options,
-        ],
-    )  # fmt: skip
-    return Gradients(
-        input_gradient(on, task, dgates),
-        recurrent_gradient(on, task, dgates, previous),
-        bias_gradient(on, task, dgates),
-        None if inputs.states is None else dinitial,
-    )
+    planned = prepare_backward(on, task, inputs, dstates, dlast, chosen)
+    return planned(inputs, kept, dstates, dlast)

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..tuning import Device
 from . import fused, gpu, machine, tensor, tensor_backward_run
-from .fused import Kept
 from .fused_layout import Direction
 from .interface import Gradients, Inputs, Task
+from .passes import Backward, Forward, Kept
 
 name = "fused"
 
@@ -41,23 +41,25 @@ def _no_tensor_tiling(task: Task, device: Device, direction: Direction) -> str |
     return kernel.no_tiling(task, device)
 
 
+def prepare_forward(task: Task, inputs: Inputs, keep: bool) -> Forward:
+    """`forward` for any inputs of the same metadata, on the current device."""
+    on = machine.gpu()
+    tensor_cores = uses_tensor_cores(task, on.device(), "forward")
+    kernel: Any = tensor if tensor_cores else fused
+    return kernel.prepare_forward(on, task, inputs, keep)
+
+
+def prepare_backward(task: Task, inputs: Inputs, dstates: Any, dlast: Any) -> Backward:
+    """`backward` for any arrays of the same metadata, on the current device."""
+    on = machine.gpu()
+    tensor_cores = uses_tensor_cores(task, on.device(), "backward")
+    kernel: Any = tensor_backward_run if tensor_cores else fused
+    return kernel.prepare_backward(on, task, inputs, dstates, dlast)
+
+
 def forward(task: Task, inputs: Inputs, keep: bool = False) -> tuple[Any, Any, Kept | None]:
-    given = gpu.received(task, inputs)
-    with gpu.device_of(given.Wx):
-        on = machine.gpu()
-        if uses_tensor_cores(task, on.device(), "forward"):
-            states, last, kept = tensor.forward(on, task, given, keep)
-        else:
-            states, last, kept = fused.run_forward(on, task, given, keep)
-    return (*gpu.returned(task, inputs, states, last), kept)
+    return prepare_forward(task, inputs, keep)(inputs)
 
 
 def backward(task: Task, inputs: Inputs, kept: Kept, dstates: Any, dlast: Any = None) -> Gradients:
-    given = gpu.received(task, inputs)
-    dstates, dlast = gpu.received(task, Inputs(dstates, dlast, None))[:2]
-    with gpu.device_of(given.Wx):
-        on = machine.gpu()
-        tensor_cores = uses_tensor_cores(task, on.device(), "backward")
-        kernel: Any = tensor_backward_run if tensor_cores else fused
-        gradients = kernel.run_backward(on, task, given, kept, dstates, dlast)
-    return gpu.returned_gradients(task, inputs, gradients)
+    return prepare_backward(task, inputs, dstates, dlast)(inputs, kept, dstates, dlast)

@@ -1,15 +1,15 @@
-"""What the GPU backends share: which tasks they take, arrays in and out, arguments of kernels."""
+"""What the GPU backends share: which tasks they take, arguments of kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
-from ..arrays import back_to, compute_dtype, to_cupy
+import numpy as np
+
+from ..arrays import compute_dtype
 from .fused_names import HAS_LENGTHS, HAS_RESET, HAS_STATES
-from .interface import Gradients, Inputs, Task
+from .interface import Inputs, Task
 from .machine import Machine
 
 
@@ -25,34 +25,6 @@ def refuses_kind(task: Task) -> str | None:
     return None
 
 
-@contextmanager
-def device_of(array: Any) -> Iterator[None]:
-    """The array's device is the current one, for a while."""
-    device: Any = getattr(array, "device", None)
-    # NumPy's device is a name
-    context = device if hasattr(device, "__enter__") else nullcontext()
-    with context:
-        yield
-
-
-def received(task: Task, inputs: Inputs) -> Inputs:
-    """The inputs as CuPy arrays, without a copy."""
-    if task.kind != "dlpack":
-        return inputs
-    return Inputs(*(None if a is None else to_cupy(a) for a in inputs))
-
-
-def returned(task: Task, inputs: Inputs, *results: Any) -> tuple[Any, ...]:
-    """CuPy arrays as the kind that came in."""
-    if task.kind != "dlpack":
-        return results
-    return tuple(None if r is None else back_to(r, inputs.Wx) for r in results)
-
-
-def returned_gradients(task: Task, inputs: Inputs, gradients: Gradients) -> Gradients:
-    return Gradients(*returned(task, inputs, *gradients))
-
-
 def strides(array: Any, axes: int) -> tuple[int, ...]:
     """In elements; zeros for no array."""
     if array is None:
@@ -62,9 +34,7 @@ def strides(array: Any, axes: int) -> tuple[int, ...]:
 
 def address(array: Any) -> int:
     """Where element 0 lies."""
-    if hasattr(array, "__cuda_array_interface__"):
-        return int(array.data.ptr)
-    return int(array.ctypes.data)
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
 
 
 def readable(machine: Machine, array: Any) -> Any:
@@ -76,12 +46,19 @@ def readable(machine: Machine, array: Any) -> Any:
 
 def prepared(machine: Machine, inputs: Inputs) -> Inputs:
     """Inputs as the kernels read them: lengths as contiguous int64, all else where it lies."""
-    lengths = inputs.lengths
-    if lengths is not None:
-        arrays = machine.arrays
+    lengths, arrays = inputs.lengths, machine.arrays
+    # CuPy's ascontiguousarray and astype give views of what needs no change
+    if lengths is not None and not (
+        lengths.dtype == arrays.int64 and (lengths.size < 2 or lengths.strides[0] == 8)
+    ):
         lengths = arrays.ascontiguousarray(lengths.astype(arrays.int64, copy=False))
     Wx, R, b, states, reset = (readable(machine, a) for a in inputs[:5])
     return Inputs(Wx, R, b, states, reset, lengths)
+
+
+def readable_as_given(machine: Machine, inputs: Inputs) -> bool:
+    """Whether `prepared` has nothing to copy."""
+    return all(a is b for a, b in zip(prepared(machine, inputs), inputs, strict=True))
 
 
 def start_options(inputs: Inputs) -> int:

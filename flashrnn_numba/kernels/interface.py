@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..cells import Cell
 
@@ -12,7 +13,8 @@ from ..cells import Cell
 class Task:
     """One call, checked: what to compute, apart from the arrays.
 
-    dtype: "float64", "float32", "float16" or "bfloat16". kind: "numpy" or "cupy".
+    dtype: "float64", "float32", "float16" or "bfloat16". kind: of the caller's arrays, "numpy",
+    "cupy" or "dlpack"; backends are given NumPy or CuPy arrays, on the current device.
     clip: bound of the gradient that flows back through the recurrence, or None.
     """
 
@@ -64,3 +66,19 @@ class Backend(Protocol):
         self, task: Task, inputs: Inputs, kept: Any, dstates: Any, dlast: Any
     ) -> Gradients:
         """The vector-Jacobian product; dstates and dlast may be None (zero)."""
+
+
+@runtime_checkable
+class PlanningBackend(Backend, Protocol):
+    """A backend that can do beforehand what depends on the arrays' metadata only. What is prepared
+    holds for other arrays of the same metadata, on the same device."""
+
+    def prepare_forward(
+        self, task: Task, inputs: Inputs, keep: bool
+    ) -> Callable[[Inputs], tuple[Any, Any, Any]]:
+        """A function of the inputs."""
+
+    def prepare_backward(
+        self, task: Task, inputs: Inputs, dstates: Any, dlast: Any
+    ) -> Callable[..., Gradients]:
+        """A function of inputs, kept, dstates and dlast."""

@@ -16,13 +16,14 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .driver import Launch
 from .generated import cache_directory, digest_of, load
 
 _FOLDER = Path(__file__).parent
@@ -184,38 +185,58 @@ def _write(path: Path, compiled: tuple[str, bytes]) -> None:
 # launching --------------------------------------------------------------------------------------
 
 
-def launch(program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
-    """Put the kernel on the current CuPy stream. grid counts blocks, also with clusters.
+def prepare(program: Program, grid: Sequence[int], constants: Sequence[Any]) -> Callable[..., None]:
+    """`launch(*arrays)`, which puts the kernel on the current CuPy stream, for the current device.
 
-    arguments -- CuPy arrays (or None: a null pointer), integers, tuples of integers, and floats
-    in the precision of the signature. LaunchError names the plan.
+    grid counts blocks, also with clusters. constants -- the arguments that are no pointers:
+    integers, tuples of integers, floats. arrays -- CuPy arrays, or None: a null pointer.
+    LaunchError names the plan.
     """
     import cupy
-    from cuda.core import LaunchConfig, Stream
-    from cuda.core import launch as core_launch
 
     if 0 in grid:
-        return
+        return _nothing
     device = cupy.cuda.Device().id
     kernel = _kernel(program, device)
-    clusters = (grid[0] // program.cluster, *grid[1:])
-    shape: dict[str, Any] = {"grid": clusters}
-    if program.cluster > 1:
-        shape["cluster"] = program.cluster
     if program.cooperative:
         _check_resident(program, kernel, grid, device)
-    try:
-        config = LaunchConfig(
-            **shape,
-            block=program.threads,
-            shmem_size=program.shared_bytes,
-            is_cooperative=program.cooperative,
-        )
-        stream = cupy.cuda.get_current_stream().ptr
-        # 1 is the legacy default stream, which CuPy calls 0
-        core_launch(Stream.from_handle(stream or 1), config, kernel, *flat(program, arguments))
-    except Exception as error:
-        raise LaunchError(_explain(program, grid, error)) from error
+
+    def failed(status: int) -> LaunchError:
+        return LaunchError(_explain(program, grid, _name(status)))
+
+    shape = (grid, program.threads, program.shared_bytes, program.arguments, constants)
+    how = (program.cluster, program.cooperative)
+    return Launch(int(kernel.handle), *shape, failed, *how)
+
+
+def launch(program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
+    """`prepare` and launch at once; arrays and constants in the order of the signature."""
+    arrays, constants = apart(program, arguments)
+    prepare(program, grid, constants)(*arrays)
+
+
+def apart(program: Program, arguments: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """(arrays, constants) of a launch's arguments."""
+    parts: tuple[list[Any], list[Any]] = [], []
+    for kind, value in zip(program.arguments, arguments, strict=True):
+        parts[not kind.endswith("*")].append(value)
+    return parts
+
+
+def together(program: Program, arrays: Sequence[Any], constants: Sequence[Any]) -> list[Any]:
+    """A launch's arguments in the order of the signature."""
+    pointers, others = iter(arrays), iter(constants)
+    return [next(pointers if kind.endswith("*") else others) for kind in program.arguments]
+
+
+def _nothing(*arrays: Any) -> None:
+    """A launch of no blocks."""
+
+
+def _name(status: int) -> str:
+    from cuda.bindings import driver
+
+    return str(driver.CUresult(status).name)
 
 
 def _check_resident(program: Program, kernel: Any, grid: Sequence[int], device: int) -> None:
@@ -229,23 +250,6 @@ def _check_resident(program: Program, kernel: Any, grid: Sequence[int], device: 
     if math.prod(grid) > room:
         reason = f"{math.prod(grid)} blocks must run at once, the device has room for {room}"
         raise LaunchError(_explain(program, grid, reason))
-
-
-def flat(program: Program, arguments: Sequence[Any]) -> list[Any]:
-    """Pointers and scalars as the driver takes them: tuples spread out, floats in their type."""
-    import numpy as np
-
-    result: list[Any] = []
-    for kind, value in zip(program.arguments, arguments, strict=True):
-        if kind.endswith("*"):
-            result.append(0 if value is None else int(value.data.ptr))
-        elif isinstance(value, tuple):
-            result += [int(v) for v in value]
-        elif kind.startswith("int"):
-            result.append(int(value))
-        else:
-            result.append(np.dtype(kind).type(value))
-    return result
 
 
 def _kernel(program: Program, device: int) -> Any:

@@ -6,11 +6,16 @@ Backends are written once against this handful of calls, so that tests can run t
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..tuning import Device
-from .launch import Program, launch
+from . import cublas, launch
+from .cublas import View
+from .launch import Program, together
 
 Graphs = dict[Hashable, Any]  # key -> a captured graph, or None where only the first run is done
 
@@ -23,10 +28,36 @@ class Machine(Protocol):
     def device(self) -> Device:
         """The limits to plan for."""
 
+    def ordinal(self) -> int | None:
+        """The number of the current device."""
+
+    def within(self, ordinal: int | None) -> AbstractContextManager[Any]:
+        """Another device is the current one, for a while."""
+
+    def metadata(self, array: Any) -> tuple[Any, ...]:
+        """All of an array that plans depend on: shape, strides, dtype, address modulo 16, device.
+        AttributeError for what is no array of this machine."""
+
+    def prepare(
+        self, program: Program, grid: Sequence[int], constants: Sequence[Any]
+    ) -> Callable[..., None]:
+        """`launch` for many times: the arguments that are no pointers now, arrays at the call."""
+
     def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None: ...
+
+    def prepare_product(
+        self, out: View, a: View, b: View, precision: str = "exact"
+    ) -> Callable[..., None]:
+        """`multiply` for many times: the arrays that these are views of at the call."""
 
     def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
         """out [N, p, r] = a [N, p, q] @ b [N, q, r]."""
+
+    def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:
+        """A new array, each byte of which is `byte`."""
+
+    def ones(self, count: int, dtype: Any) -> Any:
+        """At least so many ones."""
 
     def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
         """Do `work`: launches and products on memory that stays where it is. What was recorded
@@ -39,6 +70,56 @@ class Machine(Protocol):
         """The current (device, stream): what runs on another one is not ordered with it."""
 
 
+class HostMachine:
+    """What machines without a GPU share: one device, launches that need no preparation."""
+
+    arrays: Any = np
+
+    def ordinal(self) -> int | None:
+        return None
+
+    def within(self, ordinal: int | None) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def metadata(self, array: Any) -> tuple[Any, ...]:
+        return array.shape, array.strides, array.dtype, array.ctypes.data & 15, None
+
+    def prepare(
+        self, program: Program, grid: Sequence[int], constants: Sequence[Any]
+    ) -> Callable[..., None]:
+        return lambda *arrays: self.launch(program, grid, together(program, arrays, constants))
+
+    def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
+        raise NotImplementedError
+
+    def prepare_product(
+        self, out: View, a: View, b: View, precision: str = "exact"
+    ) -> Callable[..., None]:
+        return lambda results, left, right: self.multiply(
+            out.within(results), a.within(left), b.within(right), precision
+        )
+
+    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+        raise NotImplementedError
+
+    def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:
+        made = self.arrays.empty(shape, dtype)
+        made.view("uint8").fill(byte)
+        return made
+
+    def ones(self, count: int, dtype: Any) -> Any:
+        return self.arrays.ones(count, dtype)
+
+    def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
+        work()
+
+    def capturing(self) -> bool:
+        return False
+
+    def stream(self) -> tuple[int, int]:
+        return 0, 0
+
+
 class CupyMachine:
     """The current CuPy device and stream."""
 
@@ -46,17 +127,43 @@ class CupyMachine:
         import cupy
 
         self.arrays = cupy
+        self.ordinal = cupy.cuda.device.get_device_id
+        self.within = cupy.cuda.Device
+        self.prepare = launch.prepare
+        self.launch = launch.launch
+        self.prepare_product = cublas.prepare
+        self.multiply = cublas.multiply
+        self._ones: dict[tuple[int, str], Any] = {}
 
     def device(self) -> Device:
-        return _limits(self.arrays.cuda.Device().id)
+        return _limits(self.ordinal())
 
-    def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
-        launch(program, grid, arguments)
+    def metadata(self, array: Any) -> tuple[Any, ...]:
+        data = array.data
+        return array.shape, array.strides, array.dtype, data.ptr & 15, data.device_id
 
-    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
-        from .cublas import multiply
+    def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:
+        made = self.arrays.ndarray(shape, dtype)
+        made.data.memset_async(byte, made.nbytes)
+        return made
 
-        multiply(out, a, b, precision)
+    def ones(self, count: int, dtype: Any) -> Any:
+        """Written once; every stream may read them."""
+        key = self.ordinal(), np.dtype(dtype).name
+        found = self._ones.get(key)
+        if found is None or found.size < count:
+            if self.capturing():
+                return self.arrays.ones(count, dtype)
+            found = self._ones[key] = self._lasting_ones(count, dtype)
+        return found
+
+    def _lasting_ones(self, count: int, dtype: Any) -> Any:
+        # its own stream waits for nothing that a caller has asked for
+        with self.arrays.cuda.Stream(non_blocking=True) as stream:
+            made = self.arrays.ndarray(1 << max(0, count - 1).bit_length(), dtype)
+            made.set(np.ones(made.shape, dtype), stream=stream)
+            stream.synchronize()
+        return made
 
     def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
         """The first time as it is, so that everything is compiled and loaded; the second time it

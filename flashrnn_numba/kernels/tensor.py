@@ -1,12 +1,11 @@
 """The tensor-core forward: what the "fused" backend calls for 16-bit dtypes where a tiling exists.
 
 tensor_forward.py is the kernel, tensor_source.py fits it to a cell, tuning/models/tensor.py picks
-the tiling. What it keeps for backward is what the portable kernel keeps (fused.Kept).
+the tiling. What it keeps for backward is what the portable kernel keeps (passes.Kept).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,11 +14,11 @@ from ..cells import Cell
 from ..tuning import Device
 from ..tuning.models.tensor import choose_tiling
 from . import gpu
-from .fused import Kept
 from .gpu import strides
 from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
+from .passes import Forward, Kept, Launch, forward_strides
 from .tensor_layout import Geometry, Tiling, geometry, too_large, unsuited
 from .tensor_source import source
 
@@ -29,7 +28,7 @@ ARGUMENTS = (
     *("uint8*", "int64x2", "int64*", _BITS, _BITS, "float32*", "float32*", _BITS),
     *("int64",) * 6,
 )
-NOTHING = 0xFFFF  # what a mailbox is filled with: tensor_grid_exchange.py
+NOTHING = 0xFF  # each byte of an empty mailbox: tensor_grid_exchange.py
 
 
 @dataclass(frozen=True)
@@ -73,35 +72,28 @@ def program(cell: Cell, dtype: str, D: int, tiling: Tiling, variant: Variant) ->
     )
 
 
+def prepare_forward(
+    on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
+) -> Forward:
+    """Forward on a machine's current device; `chosen` overrules the solver."""
+    tiling = chosen or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
+    if tiling is None:
+        raise ValueError(no_tiling(task, on.device()))
+    given = gpu.prepared(on, inputs)
+    masked = inputs.reset is not None or inputs.lengths is not None
+    wide = task.D % 8 == 0 and _whole(given.Wx, 8) and _whole(given.R, 2)
+    span = rows_of_group(task, tiling, on.device())
+    p = program(task.cell, task.dtype, task.D, tiling, Variant(keep, masked, wide))
+    known = [*forward_strides(given), task.B, task.T, task.H, span]
+    launch = _prepare_launches(on, task, tiling, p, known, gpu.start_options(inputs))
+    return Forward(on, task, inputs, keep, launch)
+
+
 def forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
 ) -> tuple[Any, Any, Kept | None]:
     """States, the last ones, and what backward needs; `chosen` overrules the solver."""
-    tiling = chosen or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
-    if tiling is None:
-        raise ValueError(no_tiling(task, on.device()))
-    B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
-    arrays, dtype = on.arrays, inputs.Wx.dtype
-    states, last = arrays.empty((S, B, T, H, D), dtype), arrays.empty((S, B, 1, H, D), dtype)
-    gates = arrays.empty((B, T, len(task.cell.gates), H, D) if keep else (0,), arrays.float32)
-    exact = gpu.exact_states(on, task, states, keep)
-    Wx, R, b, initial, reset, lengths = gpu.prepared(on, inputs)
-    masked = reset is not None or lengths is not None
-    wide = D % 8 == 0 and _whole(Wx, 8) and _whole(R, 2)
-    span = rows_of_group(task, tiling, on.device())
-    p = program(task.cell, task.dtype, D, tiling, Variant(keep, masked, wide))
-    for blocks, first, mailbox in _launches(on, task, tiling, span):
-        on.launch(
-            p,
-            blocks,
-            [
-                Wx, strides(Wx, 5), R, strides(R, 4), b, strides(b, 3),
-                initial, strides(initial, 5), reset, strides(reset, 2), lengths,
-                states, last, exact, gates, mailbox, B, T, H, span, first,
-                gpu.start_options(inputs),
-            ],
-        )  # fmt: skip
-    return states, last, Kept(gates, states, exact) if keep else None
+    return prepare_forward(on, task, inputs, keep, chosen)(inputs)
 
 
 def rows_of_group(task: Task, tiling: Tiling, device: Device) -> int:
@@ -120,22 +112,31 @@ def groups_at_once(tiling: Tiling, device: Device) -> int:
     return device.resident_clusters(tiling.cluster)
 
 
-def _launches(
-    on: Machine, task: Task, tiling: Tiling, span: int
-) -> Iterator[tuple[tuple[int, int, int], int, Any]]:
-    """(grid, its first group, mailbox) of each launch. Groups that exchange through L2 wait for
-    their own CTAs only, but these must all run at once: as many groups a launch as the device
-    holds."""
-    tiles = -(-task.B // span)
+def _prepare_launches(
+    on: Machine, task: Task, tiling: Tiling, p: Program, known: list[Any], options: int
+) -> Launch:
+    """known -- the kernel's constants up to a launch's first group. Groups that exchange through L2
+    wait for their own CTAs only, but these must all run at once: as many groups a launch as the
+    device holds."""
+    tiles = -(-task.B // known[-1])
     if not tiling.grid:
-        yield (tiles * tiling.cluster, task.H, 1), 0, None
-        return
+        launch = on.prepare(p, (tiles * tiling.cluster, task.H, 1), [*known, 0, options])
+        return lambda *arrays: launch(*arrays, None)
     groups, at_once = tiles * task.H, groups_at_once(tiling, on.device())
+    launches = [
+        on.prepare(
+            p, (min(at_once, groups - first) * tiling.cluster, 1, 1), [*known, first, options]
+        )
+        for first in range(0, groups, at_once)
+    ]
     z = geometry_of(task.cell, task.D, tiling)
-    mailbox = on.arrays.empty((min(groups, at_once), task.T, z.padded * tiling.batch), "uint16")
-    for first in range(0, groups, at_once):
-        mailbox.fill(NOTHING)
-        yield (min(at_once, groups - first) * tiling.cluster, 1, 1), first, mailbox
+    shape = (min(groups, at_once), task.T, z.padded * tiling.batch)
+
+    def one_after_another(*arrays: Any) -> None:
+        for launch in launches:
+            launch(*arrays, on.filled(shape, "uint16", NOTHING))
+
+    return one_after_another
 
 
 def _whole(array: Any, count: int) -> bool:

@@ -7,19 +7,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..tuning import Device
 from ..tuning.models.tensor_backward import LARGEST_TILE, choose
 from . import gpu
-from .fused_names import HAS_DLAST, HAS_DSTATES
 from .gpu import strides
 from .interface import Gradients, Inputs, Task
 from .launch import Program
 from .machine import Machine
+from .passes import Backward, Kept, Launch, backward_options, backward_strides
 from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, waves
 from .tensor_layout import too_large, unsuited
-from .weight_gradients import bias_gradient, input_gradient, recurrent_gradient
 
 _INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
 
@@ -47,56 +47,71 @@ def rows_within_index(task: Task) -> int:
     return 1 + max(0, _INDEX - step) // max(1, task.T * step)
 
 
-def run_backward(
-    on: Machine,
-    task: Task,
-    inputs: Inputs,
-    kept: Any,
-    dstates: Any,
-    dlast: Any,
-    chosen: Tiling | None = None,
-) -> Gradients:
-    """Backward on a machine; `chosen` overrules the solver."""
+def prepare_backward(
+    on: Machine, task: Task, inputs: Inputs, dstates: Any, dlast: Any, chosen: Tiling | None = None
+) -> Backward:
+    """Backward on a machine's current device; `chosen` overrules the solver."""
     device = on.device()
     tiling = chosen or plan(task, device)
     if tiling is None:
         raise ValueError(no_tiling(task, device))
-    B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
-    arrays, dtype = on.arrays, inputs.Wx.dtype
-    dgates = arrays.empty((B, T, len(task.cell.gates), H, D), dtype)
-    previous = arrays.empty((B, T, H, D), dtype)
-    dinitial = arrays.empty((S, B, 1, H, D), dtype)
-    _, R, _, initial, reset, lengths = gpu.prepared(on, inputs)
-    dstates, dlast = gpu.readable(on, dstates), gpu.readable(on, dlast)
-    if dstates is not None and not _reachable(dstates, tiling):
-        dstates = arrays.ascontiguousarray(dstates)
-    options = gpu.start_options(inputs)
-    options |= HAS_DSTATES if dstates is not None else 0
-    options |= HAS_DLAST if dlast is not None else 0
-    options |= D_WORDS if dstates is not None and in_words(dstates) else 0
-    program = backward_program(task.cell, task.dtype, D, tiling, resets=reset is not None)
-    given = [
-        R, strides(R, 4), initial, strides(initial, 5), reset, strides(reset, 2), lengths,
-        kept.states, kept.exact, kept.gates, dstates, strides(dstates, 5), dlast,
-        strides(dlast, 5), dgates, previous, dinitial,
-    ]  # fmt: skip
-    all_waves = waves(task.cell, D, tiling, B, H, device)
-    launch(on, program, all_waves, given, [task.clip or 0.0, B, T, H, options])
-    return Gradients(
-        input_gradient(on, task, dgates),
-        recurrent_gradient(on, task, dgates, previous),
-        bias_gradient(on, task, dgates),
-        None if inputs.states is None else dinitial,
-    )
+    given = gpu.prepared(on, inputs)
+    d, last = gpu.readable(on, dstates), gpu.readable(on, dlast)
+    copied = d is not None and not _reachable(d, tiling)
+    if copied:
+        d = on.arrays.ascontiguousarray(d)
+    options = backward_options(inputs, dstates, dlast)
+    options |= D_WORDS if d is not None and in_words(d) else 0
+    sizes = [task.clip or 0.0, task.B, task.T, task.H, options]
+    resets = inputs.reset is not None
+    program = backward_program(task.cell, task.dtype, task.D, tiling, resets=resets)
+    all_waves = waves(task.cell, task.D, tiling, task.B, task.H, device)
+    launch = prepare_waves(on, program, all_waves, backward_strides(given, d, last), sizes)
+    return Backward(on, task, inputs, dstates, dlast, launch, copied)
+
+
+def run_backward(
+    on: Machine,
+    task: Task,
+    inputs: Inputs,
+    kept: Kept | None,
+    dstates: Any,
+    dlast: Any,
+    chosen: Tiling | None = None,
+) -> Gradients:
+    planned = prepare_backward(on, task, inputs, dstates, dlast, chosen)
+    return planned(inputs, kept, dstates, dlast)
+
+
+def prepare_waves(
+    on: Machine,
+    program: Program,
+    all_waves: list[Wave],
+    strides: Sequence[tuple[int, ...]],
+    sizes: list[Any],
+) -> Launch:
+    """All launches, as one. sizes -- the kernel's constants from `clip` on."""
+    launches = [
+        (on.prepare(program, wave.grid, [*strides, wave.first_group, *sizes]), wave.mail_words)
+        for wave in all_waves
+    ]
+
+    def one_after_another(*arrays: Any) -> None:
+        for launch, words in launches:
+            launch(*arrays, on.filled((words,), "uint64", 0) if words else None)
+
+    return one_after_another
 
 
 def launch(
     on: Machine, program: Program, all_waves: list[Wave], given: list[Any], sizes: list[Any]
 ) -> None:
-    """All launches. given -- the kernel's arguments up to the mailbox; sizes -- from `clip` on."""
-    for wave in all_waves:
-        mail = on.arrays.zeros(wave.mail_words, "uint64") if wave.mail_words else None
-        on.launch(program, wave.grid, [*given, mail, wave.first_group, *sizes])
+    """`prepare_waves` and launch; given -- the kernel's arguments up to the mailbox."""
+    kinds = program.arguments[: len(given)]
+    pointers = [kind.endswith("*") for kind in kinds]
+    arrays = [value for value, pointer in zip(given, pointers, strict=True) if pointer]
+    others = [value for value, pointer in zip(given, pointers, strict=True) if not pointer]
+    prepare_waves(on, program, all_waves, others, sizes)(*arrays)
 
 
 def in_words(array: Any) -> bool:

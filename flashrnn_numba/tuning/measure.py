@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 
 from ..arrays import DTYPES
 from ..kernels import fused_layout
+from ..kernels.cublas import View
 from ..kernels.interface import Inputs, Task
 from ..kernels.launch import Program
-from ..kernels.machine import Graphs, Machine, gpu
+from ..kernels.machine import HostMachine, Machine, gpu
 from .candidates import Setting
 from .hardware import Device
 from .models import tensor_cores
@@ -87,7 +88,7 @@ def _prepared(setting: Setting, machine: Machine, steps: int) -> Callable[[Solut
     return RUNNERS[name](machine, replace(setting.task, T=steps), setting.direction)
 
 
-class _OneKernel:
+class _OneKernel(HostMachine):
     """A machine on which the kernel is all that runs: no products after it, no graphs."""
 
     def __init__(self, arrays: Any, device: Device) -> None:
@@ -97,17 +98,11 @@ class _OneKernel:
     def device(self) -> Device:
         return self._device
 
-    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+    def prepare_product(
+        self, out: View, a: View, b: View, precision: str = "exact"
+    ) -> Callable[..., None]:
         """Weight gradients are the same whatever the tiling."""
-
-    def replay(self, graphs: Graphs, key: Hashable, work: Callable[[], None]) -> None:
-        work()
-
-    def capturing(self) -> bool:
-        return False
-
-    def stream(self) -> tuple[int, int]:
-        return 0, 0
+        return lambda *arrays: None
 
 
 class _DryRun(_OneKernel):

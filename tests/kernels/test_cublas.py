@@ -10,7 +10,7 @@ from gpu_support import Case, build, oracle
 
 from flashrnn_numba.kernels.cublas import describe
 from flashrnn_numba.kernels.emulated import EmulatedMachine
-from flashrnn_numba.kernels.weight_gradients import bias_gradient, recurrent_gradient
+from flashrnn_numba.kernels.weight_gradients import WeightGradients
 
 
 def matrix(array: np.ndarray, batch: int, rows: int, columns: int, operand) -> np.ndarray:
@@ -78,10 +78,9 @@ def test_weight_gradients(case):
     cell, T, H, D = task.cell, task.T, task.H, task.D
     dgates = random.standard_normal((task.B, T, len(cell.gates), H, D))
     previous = random.standard_normal((task.B, T, H, D))
-    machine = CublasMachine()
-    dR = recurrent_gradient(machine, task, dgates, previous)
+    dWx, dR, db = WeightGradients(CublasMachine(), task, dgates.dtype)(dgates, previous)
+    np.testing.assert_array_equal(dWx, dgates[:, :, list(cell.input_gates)])
     wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous)
     np.testing.assert_allclose(dR, wanted, atol=1e-12)
-    db = bias_gradient(machine, task, dgates)
     np.testing.assert_allclose(db, dgates[:, :, list(cell.bias_gates)].sum((0, 1)), atol=1e-12)
     assert oracle(case)[2].R.shape == dR.shape

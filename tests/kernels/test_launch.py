@@ -7,12 +7,11 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from flashrnn_numba.kernels import launch
+from flashrnn_numba.kernels import driver, launch
 from flashrnn_numba.kernels.launch import Program
 
 TEXT = """
@@ -82,12 +81,14 @@ def test_what_is_another_program():
     assert replace(DOUBLE, shared_bytes=64, plan="other").digest == DOUBLE.digest
 
 
-def test_flat_arguments_fit_the_compiled_kernel():
-    array = SimpleNamespace(data=SimpleNamespace(ptr=4096))
-    values = launch.flat(DOUBLE, [array, (7, 8), 0.5, 3])
-    assert values == [4096, 7, 8, 0.5, 3]
-    assert isinstance(values[3], np.float32)
-    assert launch.flat(DOUBLE, [None, (0, 0), 1.0, 0])[0] == 0
+def test_parameters_fit_the_compiled_kernel():
+    arrays, constants = launch.apart(DOUBLE, ["x", (7, 8), 0.5, 3])
+    assert (arrays, constants) == (["x"], [(7, 8), 0.5, 3])
+    assert launch.together(DOUBLE, arrays, constants) == ["x", (7, 8), 0.5, 3]
+    data, places = driver._constants(DOUBLE.arguments, constants)
+    assert places == [None, 0, 8, 16, 24]
+    assert np.frombuffer(data, np.int64, 2).tolist() == [7, 8]
+    assert np.frombuffer(data, np.float32, 1, 16) == 0.5
     ptx = launch.compile_to_ptx(DOUBLE, (8, 0))
     parameters = re.findall(r"^\s*\.param \.(\w+)", ptx, re.MULTILINE)
     assert parameters == ["u64", "u64", "u64", "f32", "u64"]
