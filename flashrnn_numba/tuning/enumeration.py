@@ -9,7 +9,6 @@ up: too many rows, or numbers that need more than 64 bits.
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any as Anything
@@ -89,20 +88,6 @@ class Table:
         if bad is not None:
             self.keep(~bad)
         return np.argsort(self.costs(objective), kind="stable")
-
-    def cheapest_each(
-        self, objective: Expression, given: Sequence[Variable], count: int
-    ) -> list[int]:
-        """The cheapest `count` rows of each combination of values of the variables `given`."""
-        taken: Counter[tuple[int, ...]] = Counter()
-        found = []
-        order = self.cheapest(objective)
-        keys = zip(*(self.columns[id(v)][order].tolist() for v in given), strict=True)
-        for row, key in zip(order.tolist(), keys, strict=True):
-            taken[key] += 1
-            if taken[key] <= count:
-                found.append(row)
-        return found
 
     def costs(self, objective: Expression) -> np.ndarray:
         return np.broadcast_to(self.value(objective)[0], (self.rows,))

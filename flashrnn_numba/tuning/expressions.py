@@ -308,10 +308,15 @@ def variables_of(tree: Expression | Constraint) -> list[Variable]:
 
 
 def _leaves(tree: Expression | Constraint) -> Iterator[Expression]:
+    """Each once: models share subexpressions, and a tree can be far larger than its parts."""
     stack: list[Expression | Constraint] = [tree]
+    met: set[int] = set()
     while stack:
         top = stack.pop()
         if isinstance(top, Expression):
+            if id(top) in met:
+                continue
+            met.add(id(top))
             if top.args:
                 stack.extend(reversed(top.args))
             else:

@@ -9,14 +9,12 @@ p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
 
 from __future__ import annotations
 
-import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
 from . import constrint
-from .enumeration import enumerate_all
 from .expressions import (
     Comparison,
     Constraint,
@@ -114,7 +112,7 @@ class Problem:
         """
         part = as_constraint(constraint, "constraint")
         for variable in variables_of(part):
-            self._check_owner(variable, f"constraint `{part}`")
+            self._check_owner(variable, "constraint", part)
         for label, text in (("name", name), ("unit", unit)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{label}: expected a str or None, got {text!r}")
@@ -181,62 +179,24 @@ class Problem:
         time_limit: float | None = None,
     ) -> list[dict[str, int]]:
         """The `count` solutions of least cost, the best first (fewer if there are fewer)."""
-        if operator.index(count) < 1:
-            raise ValueError(f"count: expected at least 1, got {count}")
-        return self._best(count, as_expression(minimize), [], node_limit, time_limit)
+        found = self.ranked(count, minimize, node_limit=node_limit, time_limit=time_limit)
+        return [solution for _, solution in found]
 
-    def best_each(
+    def ranked(
         self,
-        names: Iterable[str],
         count: int,
         minimize: Expression | int,
         *,
         node_limit: int | None = None,
-    ) -> list[dict[str, int]]:
-        """The `count` solutions of least cost for each combination of values of the variables
-        `names`; node_limit is for each combination."""
+        time_limit: float | None = None,
+    ) -> list[tuple[int, dict[str, int]]]:
+        """`best`, with the cost of each: (cost, solution)."""
         if operator.index(count) < 1:
             raise ValueError(f"count: expected at least 1, got {count}")
-        names = tuple(names)
-        for name in names:
-            if name not in self._variables:
-                raise ValueError(
-                    f"names: no variable {name!r}; there are {', '.join(self._variables)}"
-                )
-        objective, given = as_expression(minimize), [self._variables[name] for name in names]
-        start, self.stats = perf_counter(), Stats()
-        constraints = [r.constraint for r in self.constraints]
-        table = enumerate_all(self.variables, constraints, [objective])
-        if table is None:
-            return self._search_each(count, objective, given, node_limit)
-        rows = table.cheapest_each(objective, given, count)
-        found = [self._named(table.row(row, self.variables)) for row in rows]
-        self.stats.enumerated(table.seen, table.rows, perf_counter() - start)
-        return found
-
-    def _search_each(
-        self, count: int, objective: Expression, given: list[Variable], node_limit: int | None
-    ) -> list[dict[str, int]]:
-        found, nodes = [], 0
-        for values in itertools.product(*(v.domain for v in given)):
-            fixed: list[Constraint] = [v == n for v, n in zip(given, values, strict=True)]
-            found += self._best(count, objective, fixed, node_limit, None)
-            nodes += self.stats.nodes
-        self.stats.nodes = nodes
-        return found
-
-    def _best(
-        self,
-        count: int,
-        objective: Expression,
-        more: list[Constraint],
-        node_limit: int | None,
-        time_limit: float | None,
-    ) -> list[dict[str, int]]:
-        """`more` -- constraints beside the problem's own."""
         rows: list[tuple[int, dict[str, int]]] = []
         try:
-            for values, cost in self._search(objective, node_limit, time_limit, count, more):
+            objective = as_expression(minimize)
+            for values, cost in self._search(objective, node_limit, time_limit, count):
                 assert cost is not None
                 rows.append((cost, self._named(values)))
                 rows.sort(key=lambda pair: pair[0])
@@ -244,7 +204,7 @@ class Problem:
         except Limit as limit:
             best = rows[0][1] if rows else None
             raise self._limit_error(limit, best) from None
-        return [solution for _, solution in rows]
+        return rows
 
     def solutions(
         self, *, node_limit: int | None = None, time_limit: float | None = None
@@ -294,7 +254,6 @@ class Problem:
         node_limit: int | None,
         time_limit: float | None,
         keep: int,
-        more: Sequence[Constraint] = (),
     ) -> Iterator[tuple[list[int], int | None]]:
         for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
             if limit is not None and not limit >= 0:
@@ -302,9 +261,9 @@ class Problem:
         start = perf_counter()
         if objective is not None:
             for variable in variables_of(objective):
-                self._check_owner(variable, f"objective `{objective}`")
+                self._check_owner(variable, "objective", objective)
         self.stats = stats = Stats()
-        constraints = [*(r.constraint for r in self.constraints), *more]
+        constraints = [r.constraint for r in self.constraints]
         limits = node_limit, time_limit
         return solutions(self.variables, constraints, objective, stats, start, *limits, keep)
 
@@ -321,10 +280,10 @@ class Problem:
             stats,
         )
 
-    def _check_owner(self, variable: Variable, where: str) -> None:
+    def _check_owner(self, variable: Variable, what: str, whole: Constraint | Expression) -> None:
         if variable.owner is not self:
             raise ValueError(
-                f"{where}: variable {variable.name!r} belongs to another Problem; "
+                f"{what} `{whole}`: variable {variable.name!r} belongs to another Problem; "
                 "use the variables that this problem's variable() returned"
             )
 

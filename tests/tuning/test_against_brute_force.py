@@ -79,21 +79,6 @@ def test_best_few(way, case):
     assert len(set(key(found))) == len(found)
 
 
-@pytest.mark.parametrize("way", ["table", "search"])
-@thorough
-@given(case=problems())
-def test_best_of_each_value(way, case):
-    first = case.problem.variables[0].name
-    every = brute_force(case.problem)
-    with solved_by(way):
-        found = case.problem.best_each([first], 2, case.objective)
-    assert len(set(key(found))) == len(found)
-    for value in {s[first] for s in (*every, *found)}:
-        costs = least([s for s in every if s[first] == value], case.objective)
-        own = [evaluate(case.objective, s) for s in found if s[first] == value]
-        assert own == costs[:2]
-
-
 @thorough
 @given(problems())
 def test_conflict_is_irreducible(case):

@@ -75,15 +75,6 @@ def test_an_objective_that_divides_by_zero_does_not_count():
     assert p.solve(minimize=10 // a) == {"a": -1}
     assert p.best(9, 10 // a)[-1] == {"a": 1}
     assert len(p.best(9, 10 // a)) == 4
+    assert p.ranked(2, 10 // a) == [(-10, {"a": -1}), (-5, {"a": -2})]
     p.require(a == 0)
     assert p.solve(minimize=10 // a) is None
-    assert p.best_each(["a"], 1, 10 // a) == []
-
-
-def test_best_each_wants_known_names_and_a_count():
-    p = Problem()
-    a = p.variable("a", range(3))
-    with pytest.raises(ValueError, match="expected at least 1, got 0"):
-        p.best_each(["a"], 0, a)
-    with pytest.raises(ValueError, match="no variable 'b'; there are a"):
-        p.best_each(["b"], 1, a)

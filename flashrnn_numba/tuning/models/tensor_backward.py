@@ -7,6 +7,7 @@ on an H200 (docs/notes/tensor_backward.md): what matters is the order of the til
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -74,9 +75,10 @@ def _best(
     cell: Cell, B: int, H: int, D: int, device: Device, cluster: int, tile: int
 ) -> Choice | None:
     p, cost = model(cell, D, device, cluster, tile)
-    solution = p.solve(minimize=cost)
-    if solution is None:
+    found = p.ranked(1, cost)
+    if not found:
         return None
+    ((least, solution),) = found
     tiling = tiling_of(cell, D, cluster, tile, solution)
     z = layout(cell, D, tiling)
     groups = H * -(-B // tile)
@@ -89,7 +91,7 @@ def _best(
         return None
     # blocks that share an SM hide each other's latency
     shared = -(-min(groups, at_once) * cluster // device.sms) - 1
-    step = solution_cost(cost, solution, p) * (100 + 15 * shared) // 100
+    step = least * (100 + 15 * shared) // 100
     return Choice(tiling, step, -(-groups // at_once))
 
 
@@ -152,10 +154,13 @@ def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[
         name="shared memory of a block",
         unit="bytes",
     )
-    kept = halves(cell).count
+    kept = _kept(cell)
     need = 4 * resident * k_steps + maximum(16, 4 * m_tiles * n_tiles)
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
-    for n in range(32, MAX_THREADS + 1, 32):
+    cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
+    for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
+        if n > MAX_THREADS:
+            continue
         p.require(
             (threads != n) | (need <= device.registers_allowed(n)),
             name=f"registers a thread at {n} threads",
@@ -166,6 +171,12 @@ def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[
         cluster, source, split if cluster == 1 else 0, warps, pairs, each,
     )  # fmt: skip
     return p, cost + SHORT * (4 - ahead)
+
+
+@lru_cache(maxsize=64)
+def _kept(cell: Cell) -> int:
+    """Values of an item that its early half leaves to its late half."""
+    return halves(cell).count
 
 
 def _cost(
