@@ -179,13 +179,11 @@ class _Handle:
 
     def use(self, current: Any) -> None:
         """Work on this stream from now on."""
-        stream = current.ptr
-        if current.is_capturing():
-            _captured.add(_workspace(self._device, stream))
-        if stream == self._stream:
+        stream, capturing = current.ptr, current.is_capturing()
+        if stream == self._stream and not capturing:
             return
-        library, self._workspace = _library(), _workspace(self._device, stream)
-        pointer = ctypes.c_void_p(self.value)
+        library, pointer = _library(), ctypes.c_void_p(self.value)
+        self._workspace = self._workspace_for(stream, capturing)
         # setting the stream puts cuBLAS back to its own workspace
         for code in (
             library.cublasSetStream_v2(pointer, ctypes.c_void_p(stream)),
@@ -195,7 +193,23 @@ class _Handle:
         ):
             if code:
                 raise RuntimeError(f"cuBLAS refused the stream or its workspace (status {code})")
-        self._stream = stream
+        self._stream = None if capturing else stream
+
+    def _workspace_for(self, stream: int, capturing: bool) -> Any:
+        """Memory for cuBLAS, of our own: results must not depend on what it could allocate. One for
+        each stream: on two of them products may overlap. None can be allocated under capture: a
+        graph gets that of the stream which this thread used last, and for good."""
+        import cupy
+
+        found = _workspaces.get((self._device, stream))
+        if found is None and capturing:
+            found = self._workspace
+        if found is None:
+            found = cupy.cuda.alloc(_WORKSPACE)
+            _workspaces.put((self._device, stream), found)
+        if capturing:
+            _captured.add(found)
+        return found
 
 
 _handles: dict[tuple[int, int], _Handle] = {}  # by device and thread
@@ -208,19 +222,6 @@ def _handle(device: int) -> _Handle:
     found = _handles.get(key)
     if found is None:
         found = _handles[key] = _Handle(device)
-    return found
-
-
-def _workspace(device: int, stream: int) -> Any:
-    """Memory for cuBLAS, of our own: under graph capture it must not allocate, and results must not
-    depend on what it could allocate. One for each stream: on two of them products may overlap."""
-    import cupy
-
-    key = device, stream
-    found = _workspaces.get(key)
-    if found is None:
-        found = cupy.cuda.alloc(_WORKSPACE)
-        _workspaces.put(key, found)
     return found
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 _COOPERATIVE, _CLUSTER_DIMENSION = 2, 4  # CUlaunchAttributeID
+_INVALID_CONTEXT = 201  # CUresult: among others, when a thread has not used the device before
 
 
 class Attribute(ctypes.Structure):
@@ -71,6 +72,7 @@ class Launch:
     ) -> None:
         import cupy
 
+        self._runtime = cupy.cuda.runtime
         self._stream = cupy.cuda.get_current_stream
         self._call = launch_kernel()
         self._kernel = kernel
@@ -90,6 +92,9 @@ class Launch:
         self._pack(block.pointers, 0, *[0 if a is None else a.data.ptr for a in arrays])
         block.config.stream = self._stream().ptr
         status = self._call(block.config_at, self._kernel, block.parameters_at, None)
+        if status == _INVALID_CONTEXT:
+            self._runtime.setDevice(self._runtime.getDevice())  # binds it to this thread
+            status = self._call(block.config_at, self._kernel, block.parameters_at, None)
         self._free.append(block)
         if status:
             raise self._failed(status)

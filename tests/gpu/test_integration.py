@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +74,37 @@ def test_nothing_synchronises(backend):
         call(CASE, backend)
         assert not stream.done
         stream.synchronize()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_that_have_not_used_the_device(backend):
+    """Four at once, each on a stream of its own, several times the same call."""
+    import cupy
+
+    call(CASE, backend)
+    results = []
+
+    def work():
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            made = [call(CASE, backend) for _ in range(3)]
+            stream.synchronize()
+            results.extend(map(host, made))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 12
+    for result in results:
+        compare(CASE, *result)
+
+
+def test_a_planned_call_allocates_and_launches_only():
+    """Other arrays of the same metadata, in another place: planned once, and right."""
+    first, second = CASE.with_(dtype="bfloat16", D=64), CASE.with_(dtype="bfloat16", D=64, seed=1)
+    for case in (first, second, first, second.with_(strided=True), first):
+        compare(case, *host(call(case, "fused")))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

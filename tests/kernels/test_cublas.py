@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from gpu_support import Case, build, oracle
 
+from flashrnn_numba.kernels import cublas
 from flashrnn_numba.kernels.cublas import describe
 from flashrnn_numba.kernels.emulated import EmulatedMachine
+from flashrnn_numba.kernels.recent import Recent
 from flashrnn_numba.kernels.weight_gradients import WeightGradients
 
 
@@ -84,3 +88,50 @@ def test_weight_gradients(case):
     np.testing.assert_allclose(dR, wanted, atol=1e-12)
     np.testing.assert_allclose(db, dgates[:, :, list(cell.bias_gates)].sum((0, 1)), atol=1e-12)
     assert oracle(case)[2].R.shape == dR.shape
+
+
+class Memory:
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+
+def stream(ptr, capturing=False):
+    return SimpleNamespace(ptr=ptr, is_capturing=lambda: capturing)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What cuBLAS is told: streams, and workspaces, which lie at 1000, 2000, ..."""
+    told: list[int] = []
+    places = iter(range(1000, 99000, 1000))
+    library = SimpleNamespace(
+        cublasCreate_v2=lambda pointer: 0,
+        cublasSetStream_v2=lambda handle, stream: told.append(stream.value) or 0,
+        cublasSetWorkspace_v2=lambda handle, memory, size: told.append(memory.value) or 0,
+    )
+    cuda = SimpleNamespace(alloc=lambda size: Memory(next(places)))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(cublas, "_library", lambda: library)
+    monkeypatch.setattr(cublas, "_workspaces", Recent(8))
+    monkeypatch.setattr(cublas, "_captured", set())
+    return told
+
+
+def test_each_stream_has_a_workspace_and_is_set_once(told):
+    one, other = cublas._Handle(0), cublas._Handle(0)
+    for handle, ptr in ((one, 1), (one, 1), (one, 2), (other, 1), (one, 2), (one, 1)):
+        handle.use(stream(ptr))
+    assert told == [1, 1000, 2, 2000, 1, 1000, 1, 1000]
+
+
+def test_a_graph_gets_the_workspace_of_the_stream_used_before_for_good(told):
+    handle = cublas._Handle(0)
+    handle.use(stream(1))
+    handle.use(stream(7, capturing=True))
+    assert [m.ptr for m in cublas._captured] == [1000]
+    handle.use(stream(7))  # another stream of this number, perhaps: not the graph's workspace
+    handle.use(stream(1, capturing=True))
+    assert told == [1, 1000, 7, 1000, 7, 2000, 1, 1000]
+    for ptr in range(20, 60):  # many others come and go
+        handle.use(stream(ptr))
+    assert [m.ptr for m in cublas._captured] == [1000]

@@ -23,7 +23,7 @@ FORMATS = ("u8", "i8", "i8", "f4", "u8", "f8", "i8")
 @pytest.fixture
 def drive(monkeypatch):
     """Notes each launch in place of the driver, and CuPy's stream."""
-    stand_in = SimpleNamespace(status=0, wait=0.0, seen=[], stream=0)
+    stand_in = SimpleNamespace(status=0, wait=0.0, seen=[], stream=0, bound=[])
 
     def launched(config, kernel, parameters, extra):
         time.sleep(stand_in.wait)
@@ -39,7 +39,10 @@ def drive(monkeypatch):
     signature = ctypes.CFUNCTYPE(ctypes.c_int, *(ctypes.c_void_p,) * 4)
     function = signature(launched)
     monkeypatch.setattr(driver, "launch_kernel", lambda: function)
-    cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=stand_in.stream))
+    runtime = SimpleNamespace(getDevice=lambda: 3, setDevice=stand_in.bound.append)
+    cuda = SimpleNamespace(
+        runtime=runtime, get_current_stream=lambda: SimpleNamespace(ptr=stand_in.stream)
+    )
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
     return stand_in
 
@@ -106,6 +109,14 @@ def test_a_status_is_an_exception_and_the_next_launch_goes_on(drive):
     drive.status = 0
     made(array(5), None)
     assert drive.seen[-1][1][0] == 5
+
+
+def test_a_thread_that_has_not_used_the_device_binds_it(drive):
+    drive.status = 201
+    with pytest.raises(RuntimeError, match="201"):
+        launch()(None, None)
+    assert drive.bound == [3]
+    assert len(drive.seen) == 2  # once more, then it is an error
 
 
 def test_threads_do_not_share_what_they_write(drive):
