@@ -23,9 +23,7 @@ def open_exchange():
     rows = row_end - row0
     taker = strip * 32 + lane
     mail_from = split * (K_STEPS * 2 * BATCH * 16) + taker * 16
-    mail_to = shared_at(
-        base, taker % BATCH * PITCH + (split * (K_STEPS * 2) + taker // BATCH) * 16
-    )
+    mail_to = shared_at(base, taker % BATCH * PITCH + (split * (K_STEPS * 2) + taker // BATCH) * 16)
     mail = global_at(
         global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * T * (PADDED * BATCH * 2)
     )
@@ -42,6 +40,7 @@ def await_exchange():
                 if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
                     fetch_mail(i)
             missing = uint32(1)
+            asked = uint32(0)
             while missing != uint32(0):
                 missing = uint32(0)
                 for i in unroll(POLLS):
@@ -53,6 +52,9 @@ def await_exchange():
                         if nothing != uint32(0):
                             fetch_mail(i)
                             missing = uint32(1)
+                asked = uint32(asked + uint32(1))
+                if asked > uint32(MOST_POLLS):
+                    trap()
             for i in unroll(POLLS):
                 if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
                     st_shared_v4_u32(

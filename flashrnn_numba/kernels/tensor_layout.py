@@ -17,6 +17,7 @@ the sum over k, each of them finishes every splits-th pair.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,12 @@ class Geometry:
         return self.warps * WARP
 
 
+def grid_exchange() -> bool:
+    """Whether CTAs without a cluster may share a head: FLASHRNN_NUMBA_GRID=1 in the environment. It
+    is not the default before it has been tested on a GPU (docs/notes/gpu-runs.md)."""
+    return os.environ.get("FLASHRNN_NUMBA_GRID", "0") == "1"
+
+
 def padded_head(D: int, cluster: int, octets: int, splits: int) -> int:
     """The smallest D or more that is whole octets of each warp, and whole k steps of each split."""
     unit_step, k_step = cluster * octets * OCTET, splits * K_STEP
@@ -104,7 +111,7 @@ def padded_head(D: int, cluster: int, octets: int, splits: int) -> int:
 
 def parts(tiling: Tiling) -> int:
     """In how many parts s_0 arrives: warps that share a sum over k each wait for their own."""
-    if tiling.grid or tiling.cluster > 1 and tiling.cluster % tiling.splits == 0:
+    if tiling.grid or (tiling.cluster > 1 and tiling.cluster % tiling.splits == 0):
         return tiling.splits
     return 1
 

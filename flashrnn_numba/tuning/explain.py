@@ -142,7 +142,7 @@ def _next_tilings(chosen: Candidate, count: int) -> list[str]:
 
 def _other(other: Candidate, chosen: Candidate) -> list[str]:
     ratio = f"x {other.seconds / chosen.seconds:.2f}" if chosen.seconds else ""
-    missing = "no kernel yet" if other.setting.model.backend is None else ""
+    missing = "switched off" if other.setting.model.backend is None else ""
     same = other.setting.model.backend == chosen.setting.model.backend
     if not missing and not same:
         missing = f"backend {other.setting.model.backend}"

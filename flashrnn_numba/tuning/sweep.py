@@ -36,7 +36,7 @@ class Sweep:
     """The map for one cell, dtype, number of heads and device.
 
     largest -- (kernel, direction) -> largest head dimension that it can hold at 16 rows; MOST means
-    no limit up to there. planned_only -- kernels that do not exist yet; they serve nothing.
+    no limit up to there. planned_only -- kernels that are switched off; they serve nothing.
     """
 
     task: Task
@@ -80,7 +80,7 @@ class Sweep:
                 for direction in DIRECTIONS
                 if (name, direction) in self.largest
             ]
-            missing = " (no kernel yet)" if name in self.planned_only else ""
+            missing = " (switched off)" if name in self.planned_only else ""
             lines.append(f"{name}: {', '.join(parts)}{missing}")
         return lines
 

@@ -33,6 +33,7 @@ from flashrnn_numba.tuning.models.tensor import (
     cost,
     model,
     sizes,
+    tiling_of,
 )
 
 H200 = Device.named("H200")
@@ -102,6 +103,43 @@ def test_clusters_agree_with_the_oracle(cell, dtype, shape, chosen, options):
     check(cell, dtype, shape, chosen, **options)
 
 
+@pytest.mark.parametrize(
+    ("cell", "dtype", "shape", "chosen", "options"),
+    [
+        ("lstm", "bfloat16", (3, 4, 1, 32), tiling(4, registers=3), {}),
+        ("lstm", "bfloat16", (3, 3, 1, 64), tiling(4, n_tiles=2, splits=2, registers=2), {}),
+        ("gru", "float16", (2, 3, 1, 48), tiling(3, splits=3), {"reset": True, "lengths": True}),
+        ("slstm", "bfloat16", (3, 4, 1, 64), tiling(2, octets=4, splits=2, spread=2), {}),
+        ("mixed", "float16", (2, 4, 1, 37), tiling(5), {"reset": True, "lengths": True}),
+        ("elman", "bfloat16", (2, 4, 1, 24), tiling(3), {"states": False}),
+    ],
+)
+def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape, chosen, options):
+    """Also with the words of a message arriving one by one, in any order."""
+    for schedule in (None, 3):
+        check(cell, dtype, shape, replace(chosen, grid=True), schedule=schedule, **options)
+
+
+def test_what_does_not_run_at_once_runs_in_further_launches():
+    """Three heads and two batch tiles on a device that holds two groups of CTAs."""
+    machine = EmulatedMachine(replace(H200, sms=5))
+    problem = random_problem(get_cell("lstm"), "bfloat16", (9, 3, 3, 16))
+    chosen = tiling(2, grid=True)
+    assert max(errors(problem, machine, chosen)) < tolerance("bfloat16", 3, 16, 9)
+    assert len(machine.launched) == 3
+    assert all(p.cooperative and p.cluster == 1 for p in machine.launched)
+
+
+def test_exchange_through_l2_is_chosen_for_heads_that_no_cluster_holds(monkeypatch):
+    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
+    small = replace(H200, sms=6, shared_per_block=5000, clusters=(), gpcs=(), max_cluster=1)
+    machine = EmulatedMachine(small)
+    problem = random_problem(get_cell("elman"), "float16", (2, 3, 1, 40))
+    found = errors(problem, machine, None)
+    assert max(found) < tolerance("float16", 3, 40, 2)
+    assert machine.launched[0].cooperative
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("splits", [1, 2])
 def test_any_order_of_threads_and_copies_will_do(seed, splits):
@@ -111,9 +149,9 @@ def test_any_order_of_threads_and_copies_will_do(seed, splits):
 
 
 @pytest.mark.parametrize("T", [0, 1, 2])
-@pytest.mark.parametrize("cluster", [1, 2])
-def test_short_sequences(T, cluster):
-    check("lstm", "bfloat16", (2, T, 1, 16), tiling(cluster), schedule=0)
+@pytest.mark.parametrize("chosen", [tiling(1), tiling(2), tiling(2, grid=True)], ids=repr)
+def test_short_sequences(T, chosen):
+    check("lstm", "bfloat16", (2, T, 1, 16), chosen, schedule=0)
 
 
 def test_strided_and_broadcast_inputs_are_read_in_place():
@@ -190,20 +228,36 @@ def test_chosen_tilings_do_not_spill(cc, cell, D, H, B):
     assert H200.blocks_per_sm(p.threads, used.registers, p.shared_bytes) >= 1
 
 
+@needs_ptxas
+@pytest.mark.parametrize("D", [1024, 2048])
+def test_tilings_through_l2_do_not_spill(D, monkeypatch):
+    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
+    chosen = choose_tiling(get_cell("lstm"), "bfloat16", 16, 1, D, H200)
+    variant = tensor.Variant(keep=True, masked=False, wide=True)
+    p = tensor.program(get_cell("lstm"), "bfloat16", D, chosen, variant)
+    used = assemble(compile_to_ptx(p, (9, 0)), (9, 0))
+    assert (used.spill_stores, used.spill_loads, used.shared_bytes) == (0, 0, 0)
+
+
 PROBLEMS = [
     *(("lstm", D, H, B) for D, H in ((64, 12), (128, 6), (256, 3), (768, 1)) for B in (1, 16, 128)),
     *((name, D, 2, 5) for name in ("gru", "slstm", "elman", "mixed") for D in (17, 40, 512)),
 ]
 
 
-@pytest.mark.parametrize(("cell", "D", "H", "B"), PROBLEMS)
-def test_the_model_counts_shared_memory_exactly(cell, D, H, B):
+THROUGH_L2 = [("lstm", D, 1, B, True) for D in (768, 1024, 2048) for B in (1, 16)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "D", "H", "B", "grid"), [*((*p, False) for p in PROBLEMS), *THROUGH_L2]
+)
+def test_the_model_counts_shared_memory_exactly(cell, D, H, B, grid):
     cell = find(cell)
-    problem, expression = model(cell, B, H, D, H200)
+    problem, expression = model(cell, B, H, D, H200, grid)
     solution = problem.solve(minimize=expression)
     counts, z = Counts.of(cell), SimpleNamespace(**solution)
     s = sizes(counts, z)
-    chosen = choose_tiling(cell, "bfloat16", B, H, D, H200)
+    chosen = tiling_of(cell, solution)
     g = geometry(D, counts.recurrent, counts.inputs, counts.states, chosen)
     assert (s.shared_bytes, s.warps, s.in_shared) == (g.shared_bytes, g.warps, g.in_shared)
     assert g.shared_bytes <= H200.shared_per_block

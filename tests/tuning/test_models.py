@@ -27,6 +27,7 @@ from flashrnn_numba.tuning.models.common import (
     residency,
 )
 from flashrnn_numba.tuning.models.registry import model, models
+from flashrnn_numba.tuning.models.tensor import choose_tiling
 
 DEVICES = ["A100", "H100", "H200", "L40S", "RTX 4090", "B200", "T4"]
 CELLS = ["elman", "lstm", "gru", "slstm"]
@@ -184,10 +185,10 @@ def test_floors_pass_through_the_measured_points():
     assert floors.products_per_clock(Device.named("T4"), "bfloat16") == 0
 
 
-# -- the grid model ------------------------------------------------------------------------------
+# -- through L2 ----------------------------------------------------------------------------------
 
 
-def test_a_grid_barrier_is_only_offered_with_all_blocks_resident():
+def test_ctas_that_wait_for_each_other_are_only_offered_where_all_run_at_once():
     for (D, H), B, name in itertools.product(SHAPES, BATCHES, ("A100", "L40S", "H200")):
         device = Device.named(name)
         got = evaluate_model(model("grid"), task(D, H, B), device, "forward")
@@ -198,13 +199,22 @@ def test_a_grid_barrier_is_only_offered_with_all_blocks_resident():
             assert got.residency.waves == 1
 
 
-def test_the_grid_model_has_no_kernel():
+def test_exchange_through_l2_is_used_where_it_is_switched_on(monkeypatch):
+    """And where no cluster holds the head."""
+    lstm = get_cell("lstm")
     assert model("grid").backend is None
-    assert [m.name for m in models() if m.backend is None] == ["grid"]
+    assert choose_tiling(lstm, "bfloat16", 16, 1, 1024, H200) is None
+    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
+    assert model("grid").backend == "fused"
+    chosen = choose_tiling(lstm, "bfloat16", 16, 1, 1024, H200)
+    assert chosen.grid
+    assert chosen.cluster <= H200.sms
+    assert not choose_tiling(lstm, "bfloat16", 16, 1, 768, H200).grid
+    assert choose_tiling(lstm, "bfloat16", 16, 1, 256, Device.named("A100")).grid
 
 
 def test_unknown_model_is_named():
-    with pytest.raises(ValueError, match="no model 'warp'; there are tensor, portable"):
+    with pytest.raises(ValueError, match="no model 'warp'; there are tensor, grid, portable"):
         model("warp")
 
 

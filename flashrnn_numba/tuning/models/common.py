@@ -78,7 +78,7 @@ class Footprint:
 class Model(Protocol):
     """One kernel, as the planner sees it.
 
-    name -- short; title -- for people; backend -- which backend runs it, None: no kernel yet;
+    name -- short; title -- for people; backend -- which backend runs it, None: switched off;
     note -- what else a reader should know, or "".
     """
 

@@ -11,8 +11,8 @@ from .common import Model
 # module and class; imported when asked for, since a model may bring its kernel's arithmetic along
 ENTRIES = (
     ("tensor_cores", "TensorCores"),
-    ("portable", "Portable"),
     ("grid", "Grid"),
+    ("portable", "Portable"),
     ("alternating", "Alternating"),
 )
 

@@ -1,4 +1,5 @@
-"""The tensor-core forward kernel's tiling as an integer program.
+"""The tensor-core forward kernel's tiling as an integer program: two of them, one for CTAs that are
+a cluster (or one alone), one for CTAs that exchange s_0 through L2.
 
 Shared memory is the kernel's own (kernels/tensor_layout.py; a test holds the two together).
 Registers are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of
@@ -14,10 +15,11 @@ from typing import Any
 
 from ...cells import Cell
 from ...cells.expression import topological
-from ...kernels.tensor_layout import FRAGMENT_BYTES, Tiling, padded_head
+from ...kernels.tensor_layout import FRAGMENT_BYTES, Tiling, grid_exchange, padded_head
 from .. import expressions
 from ..hardware import Device
 from ..problem import Problem
+from .common import evaluate
 
 AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
 LARGEST_CLASS = 4096  # of batch sizes; from there on tilings do not change
@@ -25,6 +27,11 @@ EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 # Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
 EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
+# Through L2 (docs/notes/tensor_forward.md): what nothing would take, and a CTA's intake.
+GRID_LATENCY = 2100  # cycles
+GRID_INTAKE = 7  # cycles for 100 bytes
+GRID_REGISTERS = 32  # of a thread: addresses, and room for the schedule
+GRID_UNITS = (8, 16, 24, 32, 48, 64)  # of a CTA
 SPECIAL = {
     "sigmoid": 2,
     "tanh": 1,
@@ -82,61 +89,89 @@ def batch_class(B: int) -> int:
 
 
 def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device) -> Tiling | None:
-    """The best tiling, or None where R of one head fits into no cluster."""
-    return _choose(cell, batch_class(B), H, D, device)
+    """The best tiling, or None where nothing holds R of one head."""
+    return _choose(cell, batch_class(B), H, D, device, grid_exchange())
 
 
 @lru_cache(maxsize=1024)
-def _choose(cell: Cell, B: int, H: int, D: int, device: Device) -> Tiling | None:
-    problem, cost = model(cell, B, H, D, device)
-    solution = problem.solve(minimize=cost)
-    if solution is None:
-        return None
-    z = SimpleNamespace(**solution)
-    s = sizes(Counts.of(cell), z)
+def _choose(cell: Cell, B: int, H: int, D: int, device: Device, grid: bool) -> Tiling | None:
+    for through_l2 in (False, True) if grid else (False,):
+        if groups_of_ctas(D, device, through_l2):
+            problem, cost = model(cell, B, H, D, device, through_l2)
+            solution = problem.solve(minimize=cost)
+            if solution is not None:
+                return tiling_of(cell, solution)
+    return None
+
+
+def tiling_of(cell: Cell, solution: dict[str, int]) -> Tiling:
+    """What the kernel is given for a solution of the model."""
+    s = solved_sizes(cell, solution)
+    names = ("cluster", "n_tiles", "octets", "splits", "chains", "spread")
     return Tiling(
-        cluster=z.cluster,
-        n_tiles=z.n_tiles,
-        octets=z.octets,
-        splits=z.splits,
+        **{name: solution[name] for name in names},
         registers=s.in_registers,
-        chains=z.chains,
         ahead=AHEAD,
         early=EARLY if s.in_shared else 0,
-        spread=z.spread,
+        grid=bool(solution["grid"]),
     )
 
 
-def model(cell: Cell, B: int, H: int, D: int, device: Device) -> tuple[Problem, Any]:
+def solved_sizes(cell: Cell, solution: dict[str, int]) -> SimpleNamespace:
+    """The model's sizes at a solution, as numbers."""
+    found = sizes(Counts.of(cell), SimpleNamespace(**solution))
+    return SimpleNamespace(**{name: evaluate(value) for name, value in vars(found).items()})
+
+
+def groups_of_ctas(D: int, device: Device, grid: bool) -> dict[int, tuple[int, int, int]]:
+    """For each number of CTAs that may share a head: how many such groups run at once, and an
+    exchange's latency and slope in cycles (for 100 bytes that each CTA gives)."""
+    if not grid:
+        clusters = {c: device.resident_clusters(c) for c in CLUSTERS if c <= device.max_cluster}
+        return {c: (n, *EXCHANGE[c]) for c, n in clusters.items() if n}
+    counts = {-(-D // units) for units in GRID_UNITS}
+    return {
+        n: (device.sms // n, GRID_LATENCY, GRID_INTAKE * n) for n in counts if 2 <= n <= device.sms
+    }
+
+
+def model(
+    cell: Cell, B: int, H: int, D: int, device: Device, grid: bool = False
+) -> tuple[Problem, Any]:
     """(the problem, its cost in cycles) for the class of the batch size."""
     B = batch_class(B)
     p, counts = Problem(), Counts.of(cell)
-    clusters = [c for c in CLUSTERS if c <= device.max_cluster and device.resident_clusters(c)]
-    octets, splits = (1, 2, 3, 4), (1, 2, 4)
-    heads = {padded_head(D, c, o, s) for c in clusters for o in octets for s in splits}
+    groups = groups_of_ctas(D, device, grid)
+    octets, splits = (1, 2, 3, 4), (1, 2, 4, 8) if grid else (1, 2, 4)
+    heads = {padded_head(D, c, o, s) for c in groups for o in octets for s in splits}
+    at_once, latencies, slopes = (sorted(set(n)) for n in zip(*groups.values(), strict=True))
     z = SimpleNamespace(
-        cluster=p.variable("cluster", clusters),
+        grid=p.variable("grid", [int(grid)]),
+        cluster=p.variable("cluster", sorted(groups)),
         n_tiles=p.variable("n_tiles", (1, 2, 4)),
         octets=p.variable("octets", octets),
         splits=p.variable("splits", splits),
         spread=p.variable("spread", (1, 2)),
         chains=p.variable("chains", (1, 2)),
         padded=p.variable("padded", sorted(heads)),
-        at_once=p.variable("at_once", sorted({device.resident_clusters(c) for c in clusters})),
-        latency=p.variable("latency", sorted({EXCHANGE[c][0] for c in clusters})),
-        slope=p.variable("slope", sorted({EXCHANGE[c][1] for c in clusters})),
+        at_once=p.variable("at_once", at_once),
+        latency=p.variable("latency", latencies),
+        slope=p.variable("slope", slopes),
         buffers=p.variable("buffers", (1, 2)),
-        pack=p.variable("pack", (0, 1)),
+        # CTAs that wait for each other must all run at once: they are counted at one an SM
+        pack=p.variable("pack", (0,) if grid else (0, 1)),
     )
-    for c in clusters:
-        known = (z.at_once == device.resident_clusters(c)) & (z.latency == EXCHANGE[c][0])
-        p.require((z.cluster != c) | known & (z.slope == EXCHANGE[c][1]), name=f"cluster of {c}")
+    for c, (count, latency, slope) in groups.items():
+        known = (z.at_once == count) & (z.latency == latency) & (z.slope == slope)
+        p.require((z.cluster != c) | known, name=f"{c} CTAs a head")
     p.require(z.padded % (z.cluster * z.octets * 8) == 0, name="whole octets a warp")
     p.require(z.padded % (z.splits * 16) == 0, name="whole k steps a split")
     p.require((z.spread == 1) | (z.n_tiles == 1), name="spread columns with one n tile")
-    # sums have two buffers where parts of s_0 are waited for one by one (splits divide clusters)
-    alone = (z.cluster == 1) | (z.splits == 1) | (z.cluster % z.splits != 0)
-    parts = (z.cluster > 1) & (z.splits > 1) & (z.cluster % z.splits == 0)
+    # sums have two buffers where parts of s_0 are waited for one by one (tensor_layout.parts)
+    alone, parts = z.splits == 1, z.splits > 1
+    if not grid:
+        alone = alone | (z.cluster == 1) | (z.cluster % z.splits != 0)
+        parts = parts & (z.cluster > 1) & (z.cluster % z.splits == 0)
     p.require(alone & (z.buffers == 1) | parts & (z.buffers == 2), name="buffers of sums")
     s = sizes(counts, z)
     p.require((z.chains == 1) | (s.m_tiles * z.n_tiles <= 2), name="chains")
@@ -171,16 +206,19 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     pairs = z.octets * z.n_tiles
     own = -(-pairs // z.splits)
     fragments = m_tiles * k_steps
-    left = _register_limit(warps) - _registers(counts, z, m_tiles, own)
+    batch = 8 * z.n_tiles // z.spread
+    polls = z.grid * -(-k_steps * batch // (16 * maximum(groups, 1)))  # of 16 bytes
+    needed = _registers(counts, z, m_tiles, own, polls)
+    left = _register_limit(warps) - needed
     in_registers = minimum(fragments, left // 4)
     in_shared = fragments - in_registers
-    batch = 8 * z.n_tiles // z.spread
     tile = batch * 16 * (units // 8 + 1 - units // 8 % 2)
     sums = z.buffers * groups * pairs * (z.splits - 1) * counts.recurrent * 256
     room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
     room = maximum(room, minimum(4, maximum(1, in_registers)) * FRAGMENT_BYTES * warps)
     barriers = 16 * (1 + (z.buffers - 1) * (z.splits - 1))
-    shared = 2 * batch * (2 * z.padded + 16) + room + barriers
+    state_buffers = 2 - z.grid * minimum(z.splits - 1, 1)
+    shared = state_buffers * batch * (2 * z.padded + 16) + room + barriers
     shared = shared + warps * in_shared * FRAGMENT_BYTES
     return SimpleNamespace(
         units=units,
@@ -191,7 +229,7 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
         pairs=pairs,
         own=own,
         in_registers=in_registers,
-        registers=_registers(counts, z, m_tiles, own) + 4 * in_registers,
+        registers=needed + 4 * in_registers,
         in_shared=in_shared,
         batch=batch,
         shared_bytes=shared,
@@ -203,14 +241,16 @@ def _register_limit(warps: Any) -> Any:
     return minimum(255, 2048 // warps // 8 * 8)
 
 
-def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any) -> Any:
+def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> Any:
     """Of a thread, without its fragments of R."""
     columns = 2 // z.spread
     pair = counts.states * columns + counts.inputs + counts.biases + 3
     accumulators = 4 * m_tiles * z.n_tiles * z.chains
     # partial sums come back into registers
-    combined = (z.splits - 1) * 8
-    return 40 + 4 * EARLY + accumulators + own * pair + minimum(combined, 24)
+    combined = minimum((z.splits - 1) * 8, 24)
+    fixed = 40 + 4 * EARLY + GRID_REGISTERS * z.grid
+    # what is fetched is in shared memory before the product begins
+    return fixed + own * pair + maximum(accumulators + combined, 4 * polls)
 
 
 def cost(counts: Counts, B: int, H: int, z: Any, s: Any) -> Any:

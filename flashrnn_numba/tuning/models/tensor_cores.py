@@ -81,7 +81,7 @@ class TensorCores:
         # the model's cycles are those of all waves together
         statement = self.build(task, device, direction)[0]
         whole = evaluate(statement.cost, solution) / waves / device.clock_ghz
-        exchange = _exchange_cycles(task, solution) / device.clock_ghz if waves == 1 else 0.0
+        exchange = exchange_cycles(task, solution) / device.clock_ghz if waves == 1 else 0.0
         parts = {"product, cell and barriers": whole - exchange, "exchange": exchange}
         return {name: ns for name, ns in parts.items() if ns}
 
@@ -89,22 +89,8 @@ class TensorCores:
 # -- forward -------------------------------------------------------------------------------------
 
 
-def _forward_sizes(task: Task, solution: Solution) -> SimpleNamespace:
-    """The model's sizes at a solution, as numbers."""
-    found = tensor.sizes(tensor.Counts.of(task.cell), SimpleNamespace(**solution))
-    return SimpleNamespace(**{name: evaluate(value) for name, value in vars(found).items()})
-
-
 def forward_tiling(task: Task, solution: Solution) -> Tiling:
-    """What the kernel is given for a solution of the forward model."""
-    s = _forward_sizes(task, solution)
-    names = ("cluster", "n_tiles", "octets", "splits", "chains", "spread")
-    return Tiling(
-        **{name: solution[name] for name in names},
-        registers=s.in_registers,
-        ahead=tensor.AHEAD,
-        early=tensor.EARLY if s.in_shared else 0,
-    )
+    return tensor.tiling_of(task.cell, solution)
 
 
 def forward_geometry(task: Task, tiling: Tiling) -> Geometry:
@@ -113,8 +99,8 @@ def forward_geometry(task: Task, tiling: Tiling) -> Geometry:
     return geometry(task.D, *gates, len(cell.states), tiling)
 
 
-def _exchange_cycles(task: Task, solution: Solution) -> int:
-    z, s = SimpleNamespace(**solution), _forward_sizes(task, solution)
+def exchange_cycles(task: Task, solution: Solution) -> int:
+    z, s = SimpleNamespace(**solution), tensor.solved_sizes(task.cell, solution)
     if z.cluster == 1:
         return 0
     rows = min(s.batch, -(-max(1, task.B) // max(1, z.at_once // task.H)))
