@@ -105,7 +105,6 @@ PARTS = {
     ),
     "mail": (
         "open_mail", "post_sums", "post", "take_mail", "await_letters", "open_letter",
-        "add_letter", "add_pair",
     ),
 }  # fmt: skip
 
@@ -127,6 +126,7 @@ unpack, pack = ptx.{mma}x2_to_f32x2, ptx.f32x2_to_{mma}x2
 stage = ptx.stage_gathered(1, {row}, "{mma}")
 {reads}
 {products}
+mma_step = ptx.mma_{mma}
 
 
 @cuda.jit(device=True)
@@ -144,14 +144,25 @@ def marked(word, mark):
 
 
 @cuda.jit(device=True)
-def unmarked(word):
-    """The lower half of 64 bits without its mark."""
-    return uint32(uint32(word) & uint32(0xFFFFFFFE))
+def unmarked(letter):
+    """The lower half of 64 bits, without the mark."""
+    return uint32(uint32(letter) & uint32(0xFFFFFFFE))
+
+
+@cuda.jit(device=True)
+def upper(letter):
+    return uint32(letter >> uint64(32))
 
 
 @cuda.jit(device=True)
 def joined(low, high):
     return uint64(low) | (uint64(high) << uint64(32))
+
+
+@cuda.jit(device=True)
+def absent(low, high, expected):
+    """Whether the marks of two messages are others than expected."""
+    return uint32(uint32((low ^ expected) | (high ^ expected)) & uint32(1)) != uint32(0)
 
 
 '''
@@ -229,18 +240,18 @@ def source(
         "BARRIERS_AT": z.barriers_at,
         "GRID": tiling.grid,
         "STRIP": tiling.strip,
-        "MAIL": 8 if tiling.half else 16,
+        "ONE": 0x3F80 if dtype == "bfloat16" else 0x3C00,
         "OWN_TILES": z.units // 16,
         "MESSAGE_BYTES": mail.message_bytes,
         "M_TILE_BYTES": mail.message_bytes * 16 // z.units,
         "RECEIVER_BYTES": mail.message_bytes * tiling.cluster,
         "SLOT_BYTES": mail.slot_bytes,
         "GROUP_BYTES": mail.group_bytes,
-        "CHUNKS": mail.chunks,
-        "ROUNDS": mail.rounds,
         "LETTERS": mail.letters,
-        "TAKERS": mail.takers,
-        "EXACT": (mail.takers * mail.chunks, mail.takers * mail.rounds * mail.letters)
+        "ROUNDS": mail.rounds,
+        "TURNS": mail.turns,
+        "TAKERS": 4 * mail.sources,
+        "EXACT": (4 * mail.sources * mail.letters, 4 * mail.sources * mail.turns * mail.rounds)
         == (z.threads, tiling.cluster),
         "MOST_POLLS": MOST_POLLS,
         "AHEAD": tiling.ahead,

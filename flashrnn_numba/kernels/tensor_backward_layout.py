@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
-MOST_LETTERS = 8  # of 16 bytes, of partial sums that a thread waits for at a time
+MOST_TURNS = 8  # letters that a thread waits for at a time: 4 registers each
 TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
 
 
@@ -109,10 +109,10 @@ class Mail:
     """Partial sums on their way through L2 (tensor_backward_mail.py)."""
 
     message_bytes: int  # of one block to another
-    chunks: int  # of 16 bytes, of a message
+    letters: int  # of 16 bytes, of a message
     rounds: int  # that a thread takes mail
-    letters: int  # chunks that it takes in a round
-    takers: int  # messages that a block's threads take at a time
+    turns: int  # letters that it takes in a round
+    sources: int  # quads of threads that take the same letter, of four senders each in a turn
     slot_bytes: int  # of all messages of a group of blocks
 
     @property
@@ -121,14 +121,14 @@ class Mail:
 
 
 def mail_of(tiling: Tiling, threads: int, message_bytes: int) -> Mail:
-    chunks, senders = message_bytes // 16, tiling.cluster
-    if chunks > threads:
-        raise ValueError(f"{tiling}: {threads} threads for messages of {chunks} chunks")
-    total = -(-senders // (threads // chunks))
-    rounds = -(-total // MOST_LETTERS)
-    letters = -(-total // rounds)
-    takers = -(-senders // (rounds * letters))
-    return Mail(message_bytes, chunks, rounds, letters, takers, senders * senders * message_bytes)
+    letters, senders = message_bytes // 16, tiling.cluster
+    if 4 * letters > threads:
+        raise ValueError(f"{tiling}: {threads} threads for messages of {letters} letters")
+    total = -(-senders // (4 * (threads // (4 * letters))))
+    rounds = -(-total // MOST_TURNS)
+    turns = -(-total // rounds)
+    sources = -(-senders // (4 * rounds * turns))
+    return Mail(message_bytes, letters, rounds, turns, sources, senders * senders * message_bytes)
 
 
 def ring(cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str) -> Ring:
@@ -166,6 +166,8 @@ def layout(
         raise ValueError(f"{z}: in a cluster every warp sums over all of the block's gates")
     if (z.half or z.grid) and z.cluster == 1:
         raise ValueError(f"{z}: half and grid are for several blocks a head")
+    if z.grid and not z.half:
+        raise ValueError(f"{z}: through L2 sums travel in 16 bits")
     if z.strip and (z.cluster == 1 or z.m_tiles % z.strip):
         raise ValueError(f"{z}: strip is for several blocks a head, and to divide m_tiles")
     if z.grid and z.m_tiles % k_tiles and k_tiles % z.m_tiles:
@@ -197,7 +199,7 @@ def layout(
     source_bytes = units * n_tiles * columns * (2 if z.half else 4)
     mail = mail_of(z, warps * WARP, source_bytes) if z.grid else None
     if mail:
-        sources, source_bytes = mail.takers, units * n_tiles * columns * 4
+        sources, source_bytes = mail.sources, 2 * source_bytes
     sums_bytes = sources * source_bytes
     in_cluster = z.cluster > 1 and not z.grid
     barriers_at = sums_at + (2 if in_cluster else 1) * sums_bytes

@@ -2,10 +2,10 @@
 
 For heads whose R no cluster can hold, and cards without clusters: CLUSTER blocks of a cooperative
 launch share a head and a batch tile. Each has a mailbox in global memory with a place for every
-sender, [slot][receiver][sender][m tile][n tile][row octet][quad], MAIL bytes a lane.
+sender, [slot][receiver][sender][m tile][n tile][row octet][quad], four 16-bit numbers a lane.
 
-A word of 64 bits is a message of its own: it is written and read whole, and its lowest bit is the
-*mark* that tells a new message from that of two steps ago. So there are no fences, flags or
+These 64 bits are a message of their own: they are written and read whole, and their lowest bit is
+the *mark* that tells a new message from that of two steps ago. So there are no fences, flags or
 barriers of the grid, which cost more than the data. The receiver asks for all that a thread is to
 fetch, and asks again for what is not there yet.
 
@@ -13,8 +13,9 @@ Two slots are enough: nobody sends for step n + 2 before having received all of 
 block sends that after all its threads have fetched step n (a block barrier lies between). The marks
 of a slot are 1, 0, 1, 0, ...; the mailbox is zeros before the launch.
 
-The threads of a block take the 16-byte chunks of TAKERS senders at a time, add up what they have
-taken, and leave TAKERS partial sums in shared memory, always in the same order.
+A quad of lanes takes the same *letter* (16 bytes: the place of two lanes) of four senders, and of
+other four in its next turns. Tensor cores add up: the letters are A (rows: quads; k: unit of the
+pair, sender, lane's half), B is 1 where unit and half are those of the column.
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841
@@ -31,30 +32,33 @@ def open_mail() -> None:
         int64(m_tile // OWN_TILES) * RECEIVER_BYTES
         + rank * MESSAGE_BYTES
         + m_tile % OWN_TILES * M_TILE_BYTES
-        + (group * QUADS + quad) * MAIL,
+        + (group * QUADS + quad) * 8,
     )
-    taker = int32(tid // CHUNKS)
-    if TAKERS * CHUNKS < THREADS:
-        taker = int32(taker if taker < TAKERS else CLUSTER)
-    inbox = ptx.global_at(box, int64(rank) * RECEIVER_BYTES + tid * 16)
-    low = cuda.local.array(LETTERS, uint64)
-    high = cuda.local.array(LETTERS, uint64)
-    taken = cuda.local.array(32 // MAIL * 2, float32)
-    # two units and columns each: 4 numbers
-    leave_at = cuda.local.array(16 // MAIL, uint32)
-    for e in unroll(16 // MAIL):
-        four = int32(tid % CHUNKS * (16 // MAIL) + e)
-        octet_row = int32(four // QUADS)
-        to = octet_row * QUADS + (four % QUADS ^ swizzle(int32(octet_row % 8)))
-        leave_at[e] = ptx.shared_at(
-            shared, SUMS_AT + int32(tid // CHUNKS) * SOURCE_BYTES + int32(to) * 16
-        )
+    letter = int32((tid >> 2) % LETTERS)
+    source = int32((tid >> 2) // LETTERS)
+    sender = int32(source * 4 + quad if source < SOURCES else CLUSTER)
+    inbox = ptx.global_at(
+        box,
+        int64(rank) * RECEIVER_BYTES + (source * 4 + quad) * MESSAGE_BYTES + letter * 16,
+    )
+    mail_slot = int64(0)
+    low = cuda.local.array(TURNS, uint64)
+    high = cuda.local.array(TURNS, uint64)
+    choose_unit = (
+        uint32(ONE if group == 0 else ONE << 16 if group == 1 else 0),
+        uint32(ONE if group == 2 else ONE << 16 if group == 3 else 0),
+    )
+    # lanes 0 and 1 of a quad have the letter's two lanes: two units and columns each
+    four = int32(letter * 2 + (quad & 1))
+    octet_row = int32(four // QUADS)
+    four = int32(octet_row * QUADS + (four % QUADS ^ swizzle(int32(octet_row % 8))))
+    leave_at = ptx.shared_at(shared, SUMS_AT + source * SOURCE_BYTES + four * 16)
 
 
 def post_sums(first, count) -> None:
     """To each block the partial sums of its own units, from the m tiles that `acc` is of."""
     mark = uint32(1 - ((n >> 1) & 1))
-    slot_out = ptx.global_at(outbox, (n & 1) * SLOT_BYTES)
+    slot_out = ptx.global_at(outbox, mail_slot)
     for m in unroll(count):
         for c in unroll(N_TILES):
             if quad < QUADS:
@@ -62,86 +66,59 @@ def post_sums(first, count) -> None:
                     (m * N_TILES + c) * 4,
                     (first + m) // OWN_TILES * RECEIVER_BYTES
                     + (first + m) % OWN_TILES * M_TILE_BYTES
-                    + c * (8 * QUADS * MAIL),
+                    + c * (64 * QUADS),
                 )
 
 
 def post(first, offset) -> None:
-    to = ptx.global_at(slot_out, offset)
-    if MAIL == 8:
-        word = marked(pack(acc[first], acc[first + 2]), mark)
-        ptx.st_relaxed_gpu_u64(to, joined(word, pack(acc[first + 1], acc[first + 3])))
-    else:
-        word = marked(ptx.f32_bits(acc[first]), mark)
-        other = marked(ptx.f32_bits(acc[first + 1]), mark)
-        ptx.st_relaxed_gpu_v2_u64(
-            to,
-            (
-                joined(word, ptx.f32_bits(acc[first + 2])),
-                joined(other, ptx.f32_bits(acc[first + 3])),
-            ),
-        )
+    ptx.st_relaxed_gpu_u64(
+        ptx.global_at(slot_out, offset),
+        joined(
+            marked(pack(acc[first], acc[first + 2]), mark), pack(acc[first + 1], acc[first + 3])
+        ),
+    )
 
 
 def take_mail() -> None:
-    """Adds up what this thread is to take, and leaves it where add_sums finds it."""
+    """Adds up what this thread's quad is to take, and leaves it where add_sums finds it."""
     expected = uint64(1 - ((n >> 1) & 1))
-    slot_in = ptx.global_at(inbox, (n & 1) * SLOT_BYTES)
-    for v in unroll(32 // MAIL * 2):
-        taken[v] = real(0.0)
+    slot_in = ptx.global_at(inbox, mail_slot)
+    total = (real(0.0), real(0.0), real(0.0), real(0.0))
     for r in unroll(ROUNDS):
         await_letters(r)
-        for i in unroll(LETTERS):
-            add_letter(i)
-    if EXACT or taker < CLUSTER:
-        for e in unroll(16 // MAIL):
-            ptx.st_shared_v4_f32(
-                leave_at[e],
-                (taken[4 * e], taken[4 * e + 1], taken[4 * e + 2], taken[4 * e + 3]),
+        for i in unroll(TURNS):
+            total = mma_step(
+                (unmarked(low[i]), upper(low[i]), unmarked(high[i]), upper(high[i])),
+                choose_unit,
+                total,
             )
+    if sender < CLUSTER and quad < 2:
+        ptx.st_shared_v4_f32(leave_at, total)
+    mail_slot = SLOT_BYTES - mail_slot
 
 
 def await_letters(r) -> None:
     """The letters of a round: all on their way before the first is looked at."""
-    for i in unroll(LETTERS):
+    for i in unroll(TURNS):
         # what nobody sends: zeros that are there
         low[i] = expected
         high[i] = expected
-        if EXACT or taker + ((r) * LETTERS + i) * TAKERS < CLUSTER:
-            open_letter((r) * LETTERS + i, i)
+        if EXACT or sender + ((r) * TURNS + i) * TAKERS < CLUSTER:
+            open_letter((r) * TURNS + i, i)
     missing = int32(1)
     asked = int32(0)
     while missing != 0:
         missing = int32(0)
-        for i in unroll(LETTERS):
-            if ((low[i] ^ expected) | (high[i] ^ expected)) & uint64(1) != uint64(0):
+        for i in unroll(TURNS):
+            if absent(low[i], high[i], expected):
                 missing = int32(1)
-                open_letter((r) * LETTERS + i, i)
+                open_letter((r) * TURNS + i, i)
         asked = int32(asked + 1)
         if asked > MOST_POLLS:
             ptx.trap()
 
 
 def open_letter(number, i) -> None:
-    letter = ptx.ld_relaxed_gpu_v2_u64(ptx.global_at(slot_in, (number) * (TAKERS * MESSAGE_BYTES)))
-    low[i] = letter[0]
-    high[i] = letter[1]
-
-
-def add_letter(i) -> None:
-    if MAIL == 8:
-        add_pair(0, unmarked(low[i]))
-        add_pair(2, uint32(low[i] >> uint64(32)))
-        add_pair(4, unmarked(high[i]))
-        add_pair(6, uint32(high[i] >> uint64(32)))
-    else:
-        taken[0] += ptx.bits_f32(unmarked(low[i]))
-        taken[1] += ptx.bits_f32(uint32(low[i] >> uint64(32)))
-        taken[2] += ptx.bits_f32(unmarked(high[i]))
-        taken[3] += ptx.bits_f32(uint32(high[i] >> uint64(32)))
-
-
-def add_pair(v, word) -> None:
-    two = unpack(word)
-    taken[v] += two[0]
-    taken[v + 1] += two[1]
+    two = ptx.ld_relaxed_gpu_v2_u64(ptx.global_at(slot_in, (number) * (TAKERS * MESSAGE_BYTES)))
+    low[i] = two[0]
+    high[i] = two[1]

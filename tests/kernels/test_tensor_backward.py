@@ -137,19 +137,12 @@ CASES = [
     (slstm, F, (2, 4, 1, 40), Tiling(2, 1, 2, registers=9, each=1), ALL),
     (gru, BF, (4, 3, 1, 64), Tiling(4, 4, 2, each=1, half=True), ALL),
     (lstm, BF, (2, 3, 1, 33), Tiling(2, 2, 4, each=2, half=True), {"states": False}),
-    # blocks of a grid: groups of them, sums in 16 and in 32 bits, threads without mail, blocks
-    # without units
+    # blocks of a grid: groups of them, threads without mail, blocks without units
     (lstm, BF, (5, 5, 2, 48), Tiling(3, 4, 3, each=1, half=True, grid=True), ALL),
     (slstm, F, (3, 4, 1, 64), Tiling(4, 2, 1, registers=2, half=True, grid=True), ALL),
-    (gru, BF, (9, 3, 1, 50), Tiling(2, 16, 1, grid=True), ALL),
+    (gru, BF, (9, 3, 1, 50), Tiling(2, 8, 1, half=True, grid=True), ALL),
     (elman, F, (1, 5, 3, 40), Tiling(3, 1, 1, grid=True, half=True), {"states": False}),
-    (
-        lstm,
-        BF,
-        (17, 3, 1, 60),
-        Tiling(4, 24, 2, registers=5, each=1, half=True, grid=True, strip=1),
-        {},
-    ),
+    (lstm, BF, (17, 2, 1, 120), Tiling(8, 16, 2, registers=5, half=True, grid=True, strip=1), {}),
     (gru, F, (3, 3, 1, 60), Tiling(2, 4, 4, half=True, strip=2), ALL),
     (own, BF, (4, 4, 1, 33), Tiling(4, 4, 2, each=1, half=True, grid=True), ALL),
     (own, BF, (3, 4, 1, 24), Tiling(1, 4, 1), ALL),
@@ -266,8 +259,9 @@ def test_tilings_are_checked():
         (Tiling(1, 8, 1, grid=True), "for several blocks a head"),
         (Tiling(1, 8, 2, strip=1), "strip is for several blocks a head"),
         (Tiling(2, 8, 4, strip=3), "to divide m_tiles"),
-        (Tiling(3, 8, 3, grid=True), "m_tiles to divide 2 of a block, or the reverse"),
-        (Tiling(2, 16, 2, grid=True), "64 threads for messages of 128 chunks"),
+        (Tiling(2, 8, 1, grid=True), "through L2 sums travel in 16 bits"),
+        (Tiling(3, 8, 3, half=True, grid=True), "m_tiles to divide 2 of a block, or the reverse"),
+        (Tiling(2, 16, 2, half=True, grid=True), "64 threads for messages of 64 letters"),
     ):
         with pytest.raises(ValueError, match=message):
             layout(lstm, 64, tiling)
