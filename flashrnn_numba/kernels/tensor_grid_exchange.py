@@ -79,7 +79,6 @@ def fetch_mail(i):
 
 def send(p, octet_word):
     """An octet of 8 batch rows, a word a lane; `mail` has moved on to this step's place."""
-    if t + 1 < T:
-        if group % SPREAD == 0:
-            if (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD < rows:
-                st_relaxed_gpu_u32(global_at(mail, place_of[p]), octet_word)
+    row = (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD
+    if t + 1 < T and group % SPREAD == 0 and row < rows:
+        st_relaxed_gpu_u32(global_at(mail, place_of[p]), octet_word)
