@@ -70,7 +70,7 @@ class Case:
 def cases(dtypes: Iterable[str] = ("bfloat16", "float32"), best: int = 1) -> Iterator[Case]:
     """All of the wide list, what matters most first."""
     names = [m.name for m in models() if m.backend is not None]
-    for place, (D, H), cell, B in itertools.product(range(best), SHAPES, CELLS, BATCHES):
+    for place, cell, (D, H), B in itertools.product(range(best), CELLS, SHAPES, BATCHES):
         for device, dtype, name in itertools.product(DEVICES, dtypes, names):
             for direction in DIRECTIONS:
                 yield Case(name, direction, cell, dtype, D, H, B, device, place)

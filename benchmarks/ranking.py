@@ -9,11 +9,12 @@ fails is recorded.
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from multiprocessing.connection import Connection
@@ -32,6 +33,7 @@ from flashrnn_numba.tuning.models.registry import model
 BEST, MOST = 12, 3000  # tilings looked at: the best of each problem, and so many others in all
 COMPILING = 0.6  # of the time there is
 PATIENCE = 15.0  # seconds for one tiling, four times that to prepare it: what takes longer hangs
+STUCK = 600.0  # seconds for one compilation
 FOREVER = float("inf")
 
 
@@ -62,6 +64,7 @@ SHAPES = (
     ("tensor", "bfloat16", 768, 1, 16),
     ("portable", "float32", 64, 12, 16),
     ("portable", "float32", 96, 8, 16),
+    ("grid", "bfloat16", 1024, 1, 16),
 )
 CASES = tuple(
     Case(kernel, direction, dtype, D, H, B)
@@ -135,26 +138,25 @@ def prepared(
     device: Device, cases: Sequence[Case], tilings: int, deadline: Deadline
 ) -> list[Sample]:
     """The tilings of all cases, compiled as far as the time allows."""
-    began = deadline.left
+    until = Deadline(COMPILING * deadline.left)
     with _hidden_gpu():
-        pool = ProcessPoolExecutor(_cores(), multiprocessing.get_context("spawn"))
-        samples = list(pool.map(sampled, cases, [device] * len(cases), [tilings] * len(cases)))
+        pool = multiprocessing.get_context("spawn").Pool(_cores())
+        samples = pool.starmap(sampled, [(case, device, tilings) for case in cases])
         # the choices and the best of each case first, should the time not do for all
         places = [(n, sample) for sample in samples for n in range(len(sample.tilings))]
-        jobs = {
-            pool.submit(compiled, sample.case, device, sample.tilings[n][1]): (n, sample)
-            for n, sample in sorted(places, key=lambda place: place[0])
-        }
-        budget = max(0.0, deadline.left - (1 - COMPILING) * began) if began < FOREVER else None
-        wait(jobs, budget)
-        pool.shutdown(wait=True, cancel_futures=True)
-    for job, (n, sample) in jobs.items():
-        if job.cancelled():
-            continue
-        if (error := job.exception()) is None:
-            sample.ready.append(n)
-        else:
-            sample.fails(n, error)
+        places.sort(key=lambda place: place[0])
+        tasks = [(sample.case, device, sample.tilings[n][1]) for n, sample in places]
+        jobs = [pool.apply_async(compiled, task) for task in tasks]
+        for job in jobs:
+            job.wait(min(until.left, STUCK))
+        pool.terminate()
+    for job, (n, sample) in zip(jobs, places, strict=True):
+        if job.ready():
+            try:
+                job.get()
+                sample.ready.append(n)
+            except Exception as error:
+                sample.fails(n, error)
     ready = sum(len(sample.ready) for sample in samples)
     print(f"{ready} of {len(jobs)} tilings compiled", flush=True)
     return samples
@@ -267,8 +269,9 @@ def _ranks(
     if not times:
         return {}
     best = min(times)
+    rank = spearman(costs, times)
     result: dict[str, Any] = {
-        "rank_correlation": round(spearman(costs, times), 3),
+        "rank_correlation": None if math.isnan(rank) else round(rank, 3),
         "best_ms": round(1e3 * best, 4),
         "best": solutions[times.index(best)],
         "times": [
@@ -289,8 +292,10 @@ def _ranks(
 def line(row: dict[str, Any]) -> str:
     case = Case(*(row[name] for name in Case.__dataclass_fields__))
     text = f"{case.name:46} {row['measured']:3} of {row['tilings']:4}"
-    if "rank_correlation" in row:
-        text += f"  rank {row['rank_correlation']:5.2f}  best {row['best_ms']:.3f} ms"
+    if "best_ms" in row:
+        rank = row["rank_correlation"]
+        text += "  rank  none" if rank is None else f"  rank {rank:5.2f}"
+        text += f"  best {row['best_ms']:.3f} ms"
     if "chosen_ms" in row:
         text += f"  chosen {row['chosen_ms']:.3f} ms ({row['chosen_over_best']:.2f})"
         text += f", predicted {row['predicted_ms']:.3f}"

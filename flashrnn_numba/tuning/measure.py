@@ -29,7 +29,7 @@ from .models.common import Direction, Solution
 
 __all__ = ["RUNNERS", "kernel_tiling", "measurer", "rehearsal"]
 
-STEPS = 256  # at most: all steps are alike
+STEPS = 512  # at most: all steps are alike
 RUNS = 5
 
 Run = Callable[[], object]
@@ -139,12 +139,19 @@ class _Timed(_OneKernel):
             self._on = False
         return self._taken
 
-    def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
-        launch = partial(self._machine.launch, program, grid, arguments)
-        if self._on:
-            self._taken += _by_events(launch) if self._events else _by_clock(launch)
-        else:
-            launch()
+    def prepare(
+        self, program: Program, grid: Sequence[int], constants: Sequence[Any]
+    ) -> Callable[..., None]:
+        launch = self._machine.prepare(program, grid, constants)
+
+        def timed(*arrays: Any) -> None:
+            if self._on:
+                clock = _by_events if self._events else _by_clock
+                self._taken += clock(partial(launch, *arrays))
+            else:
+                launch(*arrays)
+
+        return timed
 
 
 def _by_events(launch: Run) -> float:
@@ -184,34 +191,48 @@ def random_inputs(machine: Machine, task: Task) -> tuple[Inputs, Any]:
 def _portable(machine: Machine, task: Task, direction: Direction) -> Callable[[Solution], Run]:
     from ..kernels import fused
 
-    inputs, dstates = random_inputs(machine, task)
-    kept = None
-    if direction == "backward":
-        _, _, kept = fused.run_forward(machine, task, inputs, keep=True)
-
-    def prepare(solution: Solution) -> Run:
+    def plan(solution: Solution) -> fused.Plan:
         tiling = fused_layout.Tiling(**solution)
         program = fused.program(task.cell, task.dtype, task.D, direction, tiling)
-        chosen = fused.Plan(direction, tiling, program)
-        if kept is None:
-            return partial(fused.run_forward, machine, task, inputs, False, chosen)
-        return partial(fused.run_backward, machine, task, inputs, kept, dstates, None, chosen)
+        return fused.Plan(direction, tiling, program)
 
-    return prepare
+    return _runner(machine, task, direction, fused.prepare_forward, fused.prepare_backward, plan)
 
 
 def _tensor(machine: Machine, task: Task, direction: Direction) -> Callable[[Solution], Run]:
     from ..kernels import tensor, tensor_backward_run
 
+    forward = direction == "forward"
+    tiling = tensor_cores.forward_tiling if forward else tensor_cores.backward_tiling
+    prepare = tensor.prepare_forward, tensor_backward_run.prepare_backward
+    return _runner(machine, task, direction, *prepare, partial(tiling, task))
+
+
+def _runner(
+    machine: Machine,
+    task: Task,
+    direction: Direction,
+    prepare_forward: Callable[..., Any],
+    prepare_backward: Callable[..., Any],
+    chosen: Callable[[Solution], Any],
+) -> Callable[[Solution], Run]:
+    """Runs a pass that was planned before, so that a run is little more than its launch."""
     inputs, dstates = random_inputs(machine, task)
-    forward = partial(tensor.forward, machine, task, inputs)
     if direction == "forward":
-        return lambda solution: partial(forward, False, tensor_cores.forward_tiling(task, solution))
-    _, _, kept = forward(True)
-    return lambda solution: partial(
-        tensor_backward_run.run_backward,
-        *(machine, task, inputs, kept, dstates, None, tensor_cores.backward_tiling(task, solution)),
-    )
+
+        def forward(solution: Solution) -> Run:
+            planned = prepare_forward(machine, task, inputs, False, chosen(solution))
+            return partial(planned, inputs)
+
+        return forward
+    # with the tiling of the model
+    _, _, kept = prepare_forward(machine, task, inputs, True)(inputs)
+
+    def backward(solution: Solution) -> Run:
+        planned = prepare_backward(machine, task, inputs, dstates, None, chosen(solution))
+        return partial(planned, inputs, kept, dstates, None)
+
+    return backward
 
 
-RUNNERS: dict[str, Prepare] = {"tensor": _tensor, "portable": _portable}
+RUNNERS: dict[str, Prepare] = {"tensor": _tensor, "grid": _tensor, "portable": _portable}

@@ -64,6 +64,13 @@ def test_comparison_of_model_and_measurement(case):
     assert json.loads(json.dumps(row)) == row
 
 
+def test_one_tiling_has_no_rank():
+    sample = all_ready(SMALL, 1)
+    row = measured(sample, lambda *a: 1.0, 1, Deadline(None))
+    assert (row["measured"], row["rank_correlation"], row["chosen_over_best"]) == (1, None, 1)
+    assert "rank  none" in ranking.line(row)
+
+
 def test_kernels_are_measured_once():
     """Solutions that differ in what the model alone sees are one tiling."""
     case = Case("tensor", "forward", "bfloat16", 64, 12, 16)
