@@ -65,7 +65,7 @@ def _patched_flashrnn() -> Any:
 
 
 def cudnn(dtype: str) -> Callable[..., Runs]:
-    """torch.nn.LSTM or nn.GRU of one layer, with its input product, in float16 or bfloat16."""
+    """torch.nn.LSTM or nn.GRU of one layer, with its input product; float32 without TF32."""
 
     def make(cell: str, Wx: Any, R: Any, b: Any) -> Runs:
         import torch
@@ -73,6 +73,7 @@ def cudnn(dtype: str) -> Callable[..., Runs]:
         B, T, _, H, D = Wx.shape
         if H != 1 or cell not in ("lstm", "gru"):
             raise NotImplementedError("cuDNN has one head, and LSTM and GRU")
+        torch.backends.cudnn.allow_tf32 = False
         kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
         net = kind(D, D).to("cuda", getattr(torch, dtype))
         net.flatten_parameters()
@@ -127,5 +128,6 @@ PEERS: dict[str, Callable[..., Runs]] = {
     "flashrnn_alternating": flashrnn("cuda"),
     "cudnn_fp16": cudnn("float16"),
     "cudnn_bf16": cudnn("bfloat16"),
+    "cudnn_fp32": cudnn("float32"),
     "torch_loop": torch_loop,
 }

@@ -41,9 +41,13 @@ TABLE = (
     Case("elman", 64, 12, 16, peers=FUSED),
     Case("gru", 64, 12, 16, peers=("flashrnn_alternating",)),
     Case("gru", 768, 1, 16, peers=CUDNN),
-    Case("lstm", 64, 12, 16, dtype="float32", backend="fused"),
-    Case("lstm", 64, 12, 16, backend="alternating", peers=("flashrnn_alternating",)),
-    Case("lstm", 768, 1, 16, backend="alternating", peers=("flashrnn_alternating",)),
+    # the portable kernel in float32, and alternating
+    Case("lstm", 64, 12, 16, dtype="float32", backend="fused", peers=("torch_loop",)),
+    Case("lstm", 64, 1, 16, dtype="float32", backend="fused", peers=("cudnn_fp32", "torch_loop")),
+    Case("gru", 64, 1, 16, dtype="float32", backend="fused", peers=("cudnn_fp32",)),
+    Case("lstm", 64, 12, 16, backend="alternating", peers=(*FUSED, "flashrnn_alternating")),
+    Case("lstm", 768, 1, 16, backend="alternating", peers=("flashrnn_alternating", *CUDNN)),
+    Case("gru", 768, 1, 16, backend="alternating", peers=("flashrnn_alternating", *CUDNN)),
 )
 SWEEP = (
     *(Case("lstm", d, 768 // d, 16) for d in (16, 32, 64, 96, 128, 192, 256, 384, 768)),

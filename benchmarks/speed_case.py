@@ -104,7 +104,7 @@ class Prepared:
         from .peers import PEERS
 
         def share(array: Any) -> Any:
-            bits = torch.from_dlpack(array.view(cupy.uint16))
+            bits = torch.from_dlpack(array.view(f"int{8 * array.itemsize}"))
             return bits.view(getattr(torch, self.case.dtype))
 
         begin = time.perf_counter()

@@ -10,6 +10,7 @@ COLOURS = {
     "flashrnn_alternating": "#edae49",
     "cudnn_fp16": "#00798c",
     "cudnn_bf16": "#66a182",
+    "cudnn_fp32": "#30638e",
     "torch_loop": "#8d96a3",
 }
 
@@ -33,8 +34,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
             name = row["implementation"]
             ax.barh(position, ratio, color=COLOURS[name], height=0.8)
             ax.text(ratio, position, f" {ratio:.1f}", va="center", fontsize=7)
-            shape = f"{row['head_dim']} x {row['heads']}"
-            labels.append((position, f"{row['cell']} {shape}, B {row['batch']}: {name}"))
+            labels.append((position, f"{_case(ours)}: {name}"))
             position += 1
         ax.axvline(1, color="black", linewidth=0.8)
         ax.set_yticks([p for p, _ in labels], [text for _, text in labels], fontsize=7)
@@ -43,3 +43,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
         ax.set_title(f"{direction}, T = 1024, {result['device']}", fontsize=9)
     axes[0].invert_yaxis()
     figure.savefig(path)
+
+
+def _case(ours: dict[str, Any]) -> str:
+    """Cell, shape and what is not usual: dtype and backend."""
+    unusual = [ours["dtype"]] if ours["dtype"] != "bfloat16" else []
+    unusual += [ours["backend"]] if ours["backend"] != "auto" else []
+    shape = f"{ours['head_dim']} x {ours['heads']}, B {ours['batch']}"
+    return ", ".join([f"{ours['cell']} {shape}", *unusual])
