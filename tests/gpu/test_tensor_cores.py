@@ -51,6 +51,28 @@ def test_long_sequences(D):
     check_on_tensor_cores(Case("gru", "bfloat16", B=2, T=2000, H=1, D=D))
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("lstm", "bfloat16", B=11, T=40, H=1, D=1024, clip=0.5),
+        Case("lstm", "float16", B=3, T=20, H=1, D=2048),
+        Case(
+            "gru", "bfloat16", B=20, T=20, H=2, D=1000
+        ),  # heads and batch tiles in several launches
+        Case("slstm", "bfloat16", B=1, T=500, H=1, D=800),
+        Case("lstm", "bfloat16", B=16, T=1024, H=1, D=1024, reset=False, lengths=False),
+    ],
+    ids=repr,
+)
+def test_exchange_through_l2(case, monkeypatch):
+    """And two runs are bit-identical."""
+    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
+    check_on_tensor_cores(case)
+    first, second = run(case, "fused"), run(case, "fused")
+    for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
+        assert a is b is None or a.tobytes() == b.tobytes()
+
+
 @pytest.mark.parametrize(("B", "T"), [(0, 5), (5, 0)])
 def test_nothing_to_do(B, T):
     check(Case("lstm", "bfloat16", B=B, T=T, H=2, D=64), "fused")
