@@ -58,7 +58,7 @@ def test_long_sequences(D):
         Case("lstm", "float16", B=3, T=20, H=1, D=2048),
         Case(
             "gru", "bfloat16", B=20, T=20, H=2, D=1000
-        ),  # heads and batch tiles in several launches
+        ),  # several launches
         Case("slstm", "bfloat16", B=1, T=500, H=1, D=800),
         Case("lstm", "bfloat16", B=16, T=1024, H=1, D=1024, reset=False, lengths=False),
     ],
