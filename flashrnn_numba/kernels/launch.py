@@ -111,9 +111,11 @@ def signature(program: Program) -> Any:
 
 def compile_to_ptx(program: Program, cc: tuple[int, int]) -> str:
     from .assemble import compile_ptx
+    from .numba_passes import quick_passes
 
     bounds = (program.threads, 1)
-    return compile_ptx(program.function(), signature(program), cc, launch_bounds=bounds)
+    with quick_passes():
+        return compile_ptx(program.function(), signature(program), cc, launch_bounds=bounds)
 
 
 def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
