@@ -56,6 +56,7 @@ def stub() -> None:
     cupy.cuda.Device = _FirstDevice
     driver.launch_kernel = lambda: nothing
     launch._kernel = lambda program, device: SimpleNamespace(handle=1)
+    launch._resident = lambda program, kernel: 1
     cublas._gemm = lambda: nothing
     cublas._handle = lambda device: handle
     machine._limits = lambda ordinal: Device.named("H200")

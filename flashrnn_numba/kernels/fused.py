@@ -90,30 +90,41 @@ def argument_types(dtype: str, direction: Direction) -> tuple[str, ...]:
     return (element, "int64x4", *start, *given, element, element, element, real, *sizes)
 
 
-def grid_of(task: Task, tiling: Tiling, shared_bytes: int, device: Device) -> tuple[int, int, int]:
+def grid_of(
+    task: Task, tiling: Tiling, shared_bytes: int, device: Device, per_sm: int | None = None
+) -> tuple[int, int, int]:
     """(blocks along the batch, blocks along the heads, rows a block): rows are spread over as many
-    blocks as run at once before a block takes more of them."""
+    blocks as run at once before a block takes more of them.
+
+    per_sm -- blocks of a multiprocessor; None: as shared memory and threads allow.
+    """
     heads = -(-task.H // tiling.heads)
-    per_sm = min(
-        device.shared_per_sm // (shared_bytes + device.shared_reserved),
-        device.threads_per_sm // tiling.threads,
-    )
+    if per_sm is None:
+        per_sm = min(
+            device.shared_per_sm // (shared_bytes + device.shared_reserved),
+            device.threads_per_sm // tiling.threads,
+        )
     at_once = max(1, device.sms * max(1, per_sm) // heads)
     rows = min(tiling.rows, max(1, -(-task.B // at_once)))
     return -(-task.B // rows), heads, rows
+
+
+def _grid(on: Machine, task: Task, p: Plan) -> tuple[int, int, int]:
+    # an empty batch launches, and loads, nothing
+    per_sm = on.blocks_per_sm(p.program) if task.B else None
+    return grid_of(task, p.tiling, p.program.shared_bytes, on.device(), per_sm)
 
 
 def prepare_forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Plan | None = None
 ) -> Forward:
     """Forward on a machine's current device; `chosen` overrules the tuner."""
-    device = on.device()
-    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "forward", device)
+    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "forward", on.device())
     given, options = gpu.prepared(on, inputs), gpu.start_options(inputs)
     if keep:
         options |= KEEP_GATES
         options |= KEEP_EXACT if inputs.Wx.dtype != compute_dtype(task.dtype) else 0
-    blocks, heads, rows = grid_of(task, p.tiling, p.program.shared_bytes, device)
+    blocks, heads, rows = _grid(on, task, p)
     constants = [*forward_strides(given), task.B, task.T, task.H, rows, options]
     launch = on.prepare(p.program, (blocks, heads, 1), constants)
     return Forward(on, task, inputs, keep, launch)
@@ -123,12 +134,11 @@ def prepare_backward(
     on: Machine, task: Task, inputs: Inputs, dstates: Any, dlast: Any, chosen: Plan | None = None
 ) -> Backward:
     """Backward on a machine's current device; `chosen` overrules the tuner."""
-    device = on.device()
-    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "backward", device)
+    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "backward", on.device())
     given = gpu.prepared(on, inputs)
     d, last = gpu.readable(on, dstates), gpu.readable(on, dlast)
     options = backward_options(inputs, dstates, dlast)
-    blocks, heads, rows = grid_of(task, p.tiling, p.program.shared_bytes, device)
+    blocks, heads, rows = _grid(on, task, p)
     sizes = (task.clip or 0.0, task.B, task.T, task.H, rows, options)
     constants = [*backward_strides(given, d, last), *sizes]
     launch = on.prepare(p.program, (blocks, heads, 1), constants)

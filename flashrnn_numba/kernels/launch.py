@@ -241,14 +241,24 @@ def _name(status: int) -> str:
     return str(driver.CUresult(status).name)
 
 
+def blocks_per_sm(program: Program) -> int:
+    """Blocks of the kernel that a multiprocessor of the current device holds at once."""
+    import cupy
+
+    return _resident(program, _kernel(program, cupy.cuda.Device().id))
+
+
+def _resident(program: Program, kernel: Any) -> int:
+    return int(
+        kernel.occupancy.max_active_blocks_per_multiprocessor(program.threads, program.shared_bytes)
+    )
+
+
 def _check_resident(program: Program, kernel: Any, grid: Sequence[int], device: int) -> None:
     """A grid barrier waits for every block: all must run at once, or it hangs the card."""
     from cuda.core import Device
 
-    per_sm = kernel.occupancy.max_active_blocks_per_multiprocessor(
-        program.threads, program.shared_bytes
-    )
-    room = per_sm * Device(device).properties.multiprocessor_count
+    room = _resident(program, kernel) * Device(device).properties.multiprocessor_count
     if math.prod(grid) > room:
         reason = f"{math.prod(grid)} blocks must run at once, the device has room for {room}"
         raise LaunchError(_explain(program, grid, reason))
@@ -274,9 +284,7 @@ def _load(program: Program, ordinal: int) -> Any:
         make = ObjectCode.from_cubin if code[:4] == b"\x7fELF" else ObjectCode.from_ptx
         kernel = make(code).get_kernel(entry)
         _allow(program, kernel, ordinal)
-        fits = kernel.occupancy.max_active_blocks_per_multiprocessor(
-            program.threads, program.shared_bytes
-        )
+        fits = _resident(program, kernel)
     except Exception as error:
         raise LaunchError(_explain(program, (), error)) from error
     if not fits:

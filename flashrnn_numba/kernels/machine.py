@@ -38,6 +38,10 @@ class Machine(Protocol):
         """All of an array that plans depend on: shape, strides, dtype, address modulo 16, device.
         AttributeError for what is no array of this machine."""
 
+    def blocks_per_sm(self, program: Program) -> int | None:
+        """How many blocks of a kernel a multiprocessor holds, registers included, where the machine
+        can tell."""
+
     def prepare(
         self, program: Program, grid: Sequence[int], constants: Sequence[Any]
     ) -> Callable[..., None]:
@@ -84,6 +88,9 @@ class HostMachine:
     def metadata(self, array: Any) -> tuple[Any, ...]:
         return array.shape, array.strides, array.dtype, array.ctypes.data & 15, None
 
+    def blocks_per_sm(self, program: Program) -> int | None:
+        return None
+
     def prepare(
         self, program: Program, grid: Sequence[int], constants: Sequence[Any]
     ) -> Callable[..., None]:
@@ -129,6 +136,7 @@ class CupyMachine:
         self.arrays = cupy
         self.ordinal = cupy.cuda.device.get_device_id
         self.within = cupy.cuda.Device
+        self.blocks_per_sm = launch.blocks_per_sm
         self.prepare = launch.prepare
         self.launch = launch.launch
         self.prepare_product = cublas.prepare

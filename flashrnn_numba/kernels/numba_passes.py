@@ -135,12 +135,12 @@ def define_in_scopes(blocks: Mapping) -> None:
 
 def remembering(resolve: Callable[..., Any]) -> Callable[..., Any]:
     """The signature for a function and the types of its arguments, worked out once."""
-    from numba.cuda import types
+    from numba.cuda.types import Type  # type: ignore[attr-defined]
 
     known: dict[Any, Any] = {}
 
     def resolve_function_type(self: Any, function: Any, args: Any, kws: Any) -> Any:
-        if kws or not all(isinstance(arg, types.Type) for arg in args):
+        if kws or not all(isinstance(arg, Type) for arg in args):
             return resolve(self, function, args, kws)
         key = (id(self), function, tuple(args))
         found = known.get(key)

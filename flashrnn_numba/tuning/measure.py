@@ -126,6 +126,9 @@ class _Timed(_OneKernel):
         self._taken = 0.0
         self._on = False
 
+    def blocks_per_sm(self, program: Program) -> int | None:
+        return self._machine.blocks_per_sm(program)
+
     def seconds(self, run: Run) -> float:
         """Of the kernels that `run` launches."""
         if self._events:

@@ -165,6 +165,24 @@ def test_rows_are_spread_over_the_device():
     assert fused.grid_of(many, tiling, 100_000, device) == (512, 2, 8)
 
 
+def test_a_kernel_whose_registers_leave_room_for_one_block_is_spread_accordingly():
+    """LSTM 64 x 12: two blocks of 8 warps would fit by shared memory and threads."""
+
+    class Full(EmulatedMachine):
+        def blocks_per_sm(self, program):
+            return 1
+
+    case = Case("lstm", B=16, T=1, H=12, D=2)
+    task, inputs, *_ = build(case)
+    tiling = Tiling(heads=1, rows=4, row_tile=1, unit_tile=1, split=1, threads=32)
+    program = fused.program(task.cell, "float32", 2, "forward", tiling)
+    grids = []
+    for on in (EmulatedMachine(), Full()):
+        on.prepare = lambda program, grid, constants: grids.append(grid) or (lambda *arrays: None)
+        fused.prepare_forward(on, task, inputs, False, fused.Plan("forward", tiling, program))
+    assert grids == [(16, 12, 1), (8, 12, 1)]
+
+
 def test_a_tiling_that_does_not_hold_together_is_an_error():
     with pytest.raises(ValueError, match=r"rows .3. is no multiple of row_tile .2."):
         Tiling(heads=1, rows=3, row_tile=2, unit_tile=1, split=1, threads=32)
