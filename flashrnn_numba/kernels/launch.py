@@ -238,7 +238,10 @@ def _nothing(*arrays: Any) -> None:
 def _name(status: int) -> str:
     from cuda.bindings import driver
 
-    return str(driver.CUresult(status).name)
+    try:
+        return str(driver.CUresult(status).name)
+    except ValueError:  # of a newer driver
+        return f"CUDA error {status}"
 
 
 def blocks_per_sm(program: Program) -> int:

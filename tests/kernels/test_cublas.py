@@ -135,3 +135,75 @@ def test_a_graph_gets_the_workspace_of_the_stream_used_before_for_good(told):
     for ptr in range(20, 60):  # many others come and go
         handle.use(stream(ptr))
     assert [m.ptr for m in cublas._captured] == [1000]
+
+
+# cublasGemmStridedBatchedEx as cublas_api.h declares it
+POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+GEMM = ctypes.CFUNCTYPE(
+    *(INT, POINTER, INT, INT, INT, INT, INT, POINTER),
+    *(POINTER, INT, INT, LONG, POINTER, INT, INT, LONG, POINTER, POINTER, INT, INT, LONG),
+    *(INT, INT, INT),
+)
+
+
+def gemm(handle, ta, tb, m, n, k, alpha, a, at, lda, sa, b, bt, ldb, sb, beta, c, ct, ldc, sc,
+         batch, compute, algorithm):  # fmt: skip
+    """The product, in float32, on the host's memory."""
+    assert (handle, at, bt, ct, compute, algorithm) == (77, 0, 0, 0, 68, -1)
+    factors = [np.frombuffer(ctypes.string_at(x, 4), np.float32)[0] for x in (alpha, beta)]
+    assert factors == [1, 0]
+
+    def read(address, i, rows, columns, transposed, leading, stride):
+        shape = (columns, rows) if transposed else (rows, columns)
+        extent = shape[0] + (shape[1] - 1) * leading
+        flat = (ctypes.c_float * extent).from_address(address + 4 * i * stride)
+        matrix = np.lib.stride_tricks.as_strided(
+            np.frombuffer(flat, np.float32), shape, (4, 4 * leading)
+        )
+        return matrix.T if transposed else matrix
+
+    for i in range(batch):
+        left, right = read(a, i, m, k, ta, lda, sa), read(b, i, k, n, tb, ldb, sb)
+        read(c, i, m, n, 0, ldc, sc)[:] = left @ right
+    return 0
+
+
+class Array(np.ndarray):
+    """Host memory with CuPy's name for its address."""
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+class CallingMachine(EmulatedMachine):
+    """Products as on a GPU, from views in arrays to the arguments of the foreign call."""
+
+    def prepare_product(self, out, a, b, precision="exact"):
+        made = cublas.prepare(out, a, b, precision)
+        return lambda *arrays: made(*(array.view(Array) for array in arrays))
+
+
+@pytest.mark.parametrize("case", [Case("lstm"), Case("gru", H=3), Case("lstm", H=1)])
+def test_the_foreign_call_gets_what_the_header_declares(monkeypatch, case):
+    library = SimpleNamespace(cublasGemmStridedBatchedEx=GEMM(gemm))
+    handle = SimpleNamespace(value=77, use=lambda stream: None)
+    device = SimpleNamespace(get_device_id=lambda: 0)
+    cuda = SimpleNamespace(device=device, get_current_stream=lambda: None)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(cublas, "_library", lambda: library)
+    monkeypatch.setattr(cublas, "_handle", lambda device: handle)
+    cublas._gemm.cache_clear()
+    try:
+        task, *_ = build(case)
+        random = np.random.default_rng(2)
+        cell, B, T, H, D = task.cell, task.B, task.T, task.H, task.D
+        dgates = random.standard_normal((B, T, len(cell.gates), H, D), np.float32)
+        previous = random.standard_normal((B, T, H, D), np.float32)
+        _, dR, db = WeightGradients(CallingMachine(), task, dgates.dtype)(dgates, previous)
+    finally:
+        cublas._gemm.cache_clear()
+    recurrent, biased = list(cell.recurrent_gates), list(cell.bias_gates)
+    wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, recurrent], previous)
+    np.testing.assert_allclose(dR, wanted, atol=1e-4)
+    np.testing.assert_allclose(db, dgates[:, :, biased].sum((0, 1)), atol=1e-4)
