@@ -20,6 +20,8 @@ from .template import Function, Part, specialise
 from .tensor_backward_cell import halves
 from .tensor_backward_layout import (
     FRAGMENT_BYTES,
+    MOST_TURNS,
+    PASSAGE,
     TILES,
     Layout,
     Mail,
@@ -34,6 +36,8 @@ from .tensor_layout import TYPES
 __all__ = [
     "ARGUMENTS",
     "D_WORDS",
+    "MOST_TURNS",
+    "PASSAGE",
     "TILES",
     "TYPES",
     "Layout",

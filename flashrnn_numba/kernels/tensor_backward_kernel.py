@@ -138,19 +138,21 @@ def tensor_backward(
     point_at_last_step()
     open_carry()
     open_exchange()
+    steps = int32(T)
     for s in range(AHEAD):
-        if s < T:
-            fetch(T - 1 - s)
+        if s < steps:
+            fetch(int32(steps - 1 - s))
         ptx.cp_async_commit()
-    if T > 0:
+    if steps > 0:
         ptx.cp_async_wait_group(AHEAD - 1)
-        ask_reset(T - 1)
-        early(T - 1)
+        ask_reset(int32(steps - 1))
+        early(int32(steps - 1))
         store_previous()
-        ask_reset(T - 2)
+        ask_reset(int32(steps - 2))
 
-    for n in range(T):
-        t = T - 1 - n
+    for count in range(steps):
+        n = int32(count)
+        t = int32(steps - 1 - n)
         tile = int32((n & 1) * TILE_BYTES)
         for i in unroll(ITEMS):
             for k in unroll(STATES):

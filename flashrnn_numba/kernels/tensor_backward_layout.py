@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
+PASSAGE = 96 * 1024  # bytes of shared memory, where fragments pass on their way to registers
 MOST_TURNS = 8  # letters that a thread waits for at a time: 4 registers each
 TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
 
@@ -207,6 +208,9 @@ def layout(
     inputs = ring(cell, each, pairs, owners, gates, others)
     total = ring_at + z.ahead * inputs.stage_bytes
     row_bytes = warps * k_steps * FRAGMENT_BYTES
+    if z.grid:
+        # a block has its multiprocessor alone: fragments pass through as much room as they like
+        total = max(total, min(registers // k_steps * row_bytes, PASSAGE))
     scratch_rows = max(1, min(total // row_bytes, registers // k_steps))
     return Layout(
         units=units,

@@ -47,10 +47,10 @@ def own_pairs() -> None:
             inside = exists and row < B and unit + e < D
             stored[p * EACH + e] = 1 if inside else 0
             beside[p * EACH + e] = e if unit + e < D else 0
-            steps = T
+            last = T
             if options & HAS_LENGTHS and inside:
-                steps = min(max(int64(lengths[row]), int64(0)), T)
-            length[p * EACH + e] = steps if inside else 0
+                last = min(max(int64(lengths[row]), int64(0)), T)
+            length[p * EACH + e] = int32(last if inside else 0)
 
 
 def own_accumulators(p) -> None:

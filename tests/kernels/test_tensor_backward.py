@@ -270,7 +270,10 @@ def test_tilings_are_checked():
 # the solver's model
 
 
-SHAPES = [(lstm, 64, 12, 16), (lstm, 64, 12, 128), (slstm, 256, 3, 16), (gru, 768, 1, 16)]
+SHAPES = [
+    (lstm, 64, 12, 16), (lstm, 64, 12, 128), (slstm, 256, 3, 16), (gru, 768, 1, 16),
+    (lstm, 1024, 1, 16), (lstm, 1536, 1, 1), (slstm, 1100, 1, 40), (elman, 2048, 1, 128),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("cell", "D", "H", "B"), SHAPES)
@@ -278,15 +281,11 @@ SHAPES = [(lstm, 64, 12, 16), (lstm, 64, 12, 128), (slstm, 256, 3, 16), (gru, 76
 def test_model_counts_the_layouts_bytes(cell, D, H, B, name):
     device = Device.named(name)
     choice = tuner.choose(cell, BF, B, H, D, device)
-    if choice is None:
-        # R does not fit into one block, and there are no clusters
-        assert (device.max_cluster, D >= 256) == (1, True)
-        return
     tiling = choice.tiling
     z = layout(cell, D, tiling)
     assert z.shared_bytes <= device.shared_per_block
     # one byte less than the layout takes, and the model finds no room for this tiling
-    p, _ = tuner.model(cell, D, device, tiling.cluster, tiling.tile)
+    p, _ = tuner.model(cell, D, device, tiling.cluster, tiling.tile, tiling.grid)
     values = {v.name: v for v in p.variables}
     chosen = {
         "m_tiles": tiling.m_tiles,
@@ -295,12 +294,33 @@ def test_model_counts_the_layouts_bytes(cell, D, H, B, name):
         "each": z.each,
         "ahead": tiling.ahead,
         "resident_rows": z.registers // z.k_steps,
+        "strip": tiling.strip or tiling.m_tiles,
     }
     for key, value in chosen.items():
         p.require(values[key] == value)
     (room,) = [r for r in p.constraints if r.name == "shared memory of a block"]
     assert p.solve() == chosen
     assert room.sides(chosen)[0] == z.shared_bytes
+
+
+@pytest.mark.parametrize("D", [64, 256, 768])
+@pytest.mark.parametrize("B", [1, 16])
+def test_small_heads_stay_in_clusters(D, B):
+    assert not tuner.choose(lstm, BF, B, 768 // D, D, Device.named("H200")).tiling.grid
+
+
+@pytest.mark.parametrize(("cell", "D"), [(lstm, 1024), (slstm, 1536), (lstm, 2048), (gru, 2048)])
+def test_large_heads_are_spread_over_the_grid(cell, D):
+    """All blocks of a launch are resident, on a card with clusters and on one without."""
+    for name, count in (("H200", 132), ("A100", 108)):
+        choice = tuner.choose(cell, BF, 16, 1, D, Device.named(name))
+        if choice is None:
+            assert (name, D) == ("A100", 2048)
+            continue
+        assert choice.tiling.grid
+        found = waves(cell, D, choice.tiling, 16, 1, Device.named(name))
+        assert len(found) == choice.waves
+        assert max(wave.grid[0] for wave in found) <= count
 
 
 def task_of(cell, dtype, B, T, H, D):
@@ -319,8 +339,8 @@ def test_plan_counts_the_batch_in_powers_of_two():
     [
         (task_of(lstm, "float32", 16, 5, 12, 64), "H200", "bfloat16 and float16, got float32"),
         (task_of(lstm, F, 16, 5, 12, 64), "T4", "compute capability below 8.0"),
-        (task_of(lstm, BF, 16, 5, 1, 2048), "H200", "does not fit into the registers and shared"),
-        (task_of(lstm, BF, 16, 5, 1, 512), "A100", "memory of 1 multiprocessors of A100"),
+        (task_of(lstm, BF, 16, 5, 1, 4096), "H200", "does not fit into the registers and shared"),
+        (task_of(lstm, BF, 16, 5, 1, 2048), "A100", "multiprocessors of A100"),
     ],
 )
 def test_what_cannot_run_says_why(task, name, message):
@@ -377,6 +397,10 @@ def test_whole_backward_after_the_portable_forward(options):
         (lstm, 64, Tiling(2, 4, 1, half=True), (9, 0)),
         (gru, 256, Tiling(4, 4, 2, each=1), (10, 0)),
         (lstm, 768, Tiling(16, 4, 6, registers=39, each=1, half=True), (9, 0)),
+        (lstm, 1024, Tiling(64, 8, 8, each=1, half=True, grid=True), (9, 0)),
+        (lstm, 1024, Tiling(64, 8, 8, registers=28, each=1, half=True, grid=True), (8, 0)),
+        (lstm, 1536, Tiling(96, 16, 12, 1, 1, 20, each=1, half=True, grid=True, strip=2), (9, 0)),
+        (lstm, 2048, Tiling(128, 16, 16, 1, 1, 20, each=1, half=True, grid=True, strip=2), (9, 0)),
     ],
 )
 def test_assembles_without_spills(cell, D, tiling, cc):

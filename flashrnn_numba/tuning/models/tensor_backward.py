@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...cells import Cell
-from ...kernels.tensor_backward import TILES, TYPES, Tiling, layout
+from ...kernels.tensor_backward import MOST_TURNS, PASSAGE, TILES, TYPES, Tiling, layout
 from ...kernels.tensor_backward_cell import halves
 from ..expressions import evaluator, maximum, minimum
 from ..hardware import Device
@@ -22,6 +22,9 @@ from ..problem import Problem
 CLUSTERS = (1, 2, 4, 8, 16)
 LARGEST_TILE = 32
 MAX_THREADS = 512
+MOST_OWN_TILES = 6  # of 16 units, of a block of a grid
+MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them, in a grid
+MAIL = 12  # registers: where partial sums go and come from
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
 BASE = 110  # ns: the late half, latency of the barrier, loop
@@ -29,6 +32,9 @@ WARP = 10  # ns: for each warp that meets at the barrier
 LATENCY = 150  # ns: ldmatrix and a chain of mma
 SPLIT = 40  # ns: sums through shared memory, with a barrier
 PAIR = 80  # ns: in a cluster, for threads that have two units where others have none
+THROUGH_L2 = 1150  # ns: what everybody gives everybody in a grid, however little
+CLEARLY = 10  # percent that a grid must be cheaper than a cluster by: its cost is less well known
+L2_BYTES = 25  # a ns, into one multiprocessor
 SHORT = 75  # ns: for each step that inputs are fetched later than 4 steps ahead
 
 
@@ -45,6 +51,38 @@ class Choice:
         return self.step * self.waves
 
 
+class Spread(NamedTuple):
+    """The blocks that share a head: a cluster or, with `grid`, blocks of a cooperative launch."""
+
+    blocks: int
+    grid: bool = False
+
+
+def spreads(D: int, device: Device) -> list[Spread]:
+    """All that a head can be spread over, clusters first. A grid's blocks have one multiprocessor
+    each, and so many more than needed that many numbers of m tiles divide those of all blocks."""
+    tiles = -(-D // 16)
+    most = min(device.max_cluster, tiles)
+    found = {Spread(n): None for n in CLUSTERS if n <= most}
+    for own, multiple in itertools.product(range(1, MOST_OWN_TILES + 1), (1, 4, 8)):
+        needed = -(-tiles // own)
+        n = -(-needed // multiple) * multiple
+        if 1 < n <= device.sms and -(-tiles // n) == own:
+            found[Spread(n, True)] = None
+    return list(found)
+
+
+def groups_at_once(spread: Spread, device: Device, threads: int, shared_bytes: int) -> int:
+    """How many heads and batch tiles run at once; 0 if none can."""
+    registers = device.registers_allowed(threads)
+    if spread.grid:
+        fits = device.resident_blocks(threads, registers, shared_bytes) > 0
+        return device.sms // spread.blocks if fits else 0
+    if spread.blocks > 1:
+        return device.resident_clusters(spread.blocks, threads, registers, shared_bytes)
+    return device.resident_blocks(threads, min(registers, 255), shared_bytes)
+
+
 @lru_cache(maxsize=1024)
 def choose(
     cell: Cell,
@@ -59,38 +97,46 @@ def choose(
     if dtype not in TYPES or device.compute_capability < (8, 0) or not cell.recurrent_gates:
         return None
     best: Choice | None = None
-    for cluster in CLUSTERS:
-        if cluster > min(device.max_cluster, -(-D // 16)):
+    for spread, tile in itertools.product(spreads(D, device), TILES):
+        if tile > largest_tile or (tile > 1 and tile >= 2 * B):
             continue
-        for tile in TILES:
-            if tile > largest_tile or (tile > 1 and tile >= 2 * B):
-                continue
-            found = _best(cell, B, H, D, device, cluster, tile)
-            if found and (best is None or found.cost < best.cost):
-                best = found
+        bound = best.cost if best else None
+        if bound and spread.grid and best and not best.tiling.grid:
+            bound = bound * (100 - CLEARLY) // 100
+        if bound and _at_least(cell, spread, B, H, D, device, tile) >= bound:
+            continue
+        found = _best(cell, B, H, D, device, spread, tile)
+        if found and (bound is None or found.cost < bound):
+            best = found
     return best
 
 
+def _at_least(cell: Cell, spread: Spread, B: int, H: int, D: int, device: Device, tile: int) -> int:
+    """A bound of the cost from below: what a grid's product and exchange take."""
+    if not spread.grid:
+        return 0
+    own = -(-D // (16 * spread.blocks))
+    product = len(cell.recurrent_gates) * own * own * spread.blocks * 9 // 8 * max(1, tile // 8)
+    waves = -(-(H * -(-B // tile)) // (device.sms // spread.blocks))
+    return waves * (BASE + product + LATENCY + THROUGH_L2 + D * tile * 2 // L2_BYTES)
+
+
 def _best(
-    cell: Cell, B: int, H: int, D: int, device: Device, cluster: int, tile: int
+    cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, tile: int
 ) -> Choice | None:
-    p, cost = model(cell, D, device, cluster, tile)
+    p, cost = model(cell, D, device, spread.blocks, tile, spread.grid)
     found = p.ranked(1, cost)
     if not found:
         return None
     ((least, solution),) = found
-    tiling = tiling_of(cell, D, cluster, tile, solution)
+    tiling = tiling_of(cell, D, spread.blocks, tile, solution, spread.grid)
     z = layout(cell, D, tiling)
     groups = H * -(-B // tile)
-    registers = device.registers_allowed(z.threads)
-    if cluster > 1:
-        at_once = device.resident_clusters(cluster, z.threads, registers, z.shared_bytes)
-    else:
-        at_once = device.resident_blocks(z.threads, min(registers, 255), z.shared_bytes)
+    at_once = groups_at_once(spread, device, z.threads, z.shared_bytes)
     if not at_once:
         return None
     # blocks that share an SM hide each other's latency
-    shared = -(-min(groups, at_once) * cluster // device.sms) - 1
+    shared = -(-min(groups, at_once) * spread.blocks // device.sms) - 1
     step = least * (100 + 15 * shared) // 100
     return Choice(tiling, step, -(-groups // at_once))
 
@@ -101,8 +147,11 @@ def solution_cost(cost: Any, solution: dict[str, int], p: Problem) -> int:
     return int(function(*[solution[v.name] for v in variables]))
 
 
-def tiling_of(cell: Cell, D: int, cluster: int, tile: int, solution: dict[str, int]) -> Tiling:
+def tiling_of(
+    cell: Cell, D: int, cluster: int, tile: int, solution: dict[str, int], grid: bool = False
+) -> Tiling:
     k_steps = -(-D // (16 * cluster)) // solution["k_parts"]
+    strip = solution["strip"]
     return Tiling(
         cluster=cluster,
         tile=tile,
@@ -113,17 +162,21 @@ def tiling_of(cell: Cell, D: int, cluster: int, tile: int, solution: dict[str, i
         each=solution["each"],
         ahead=solution["ahead"],
         half=cluster > 1,
+        grid=grid,
+        strip=0 if strip == solution["m_tiles"] else strip,
     )
 
 
-def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[Problem, Any]:
-    """(the problem, its cost in ns of a step) of one cluster size and batch tile."""
+def model(
+    cell: Cell, D: int, device: Device, cluster: int, tile: int, grid: bool = False
+) -> tuple[Problem, Any]:
+    """(the problem, its cost in ns of a step) of one spread and batch tile."""
     J, G, S = len(cell.recurrent_gates), len(cell.gates), len(cell.states)
     k_tiles = -(-D // (16 * cluster))  # m tiles and k tiles of a block's own units
     units, m_total = 16 * k_tiles, k_tiles * cluster
     n_tiles, columns = max(1, tile // 8), min(8, max(2, tile))
     p = Problem()
-    m_tiles = p.variable("m_tiles", _divisors(m_total, 16))
+    m_tiles = p.variable("m_tiles", _m_tiles(m_total, k_tiles, grid))
     gate_parts = p.variable("gate_parts", _divisors(J, 8) if cluster == 1 else [1])
     k_parts = p.variable("k_parts", _divisors(k_tiles, 4) if cluster == 1 else [1])
     each = p.variable("each", [1, 2], prefer="largest")
@@ -134,6 +187,7 @@ def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[
     rows = m_tiles * (J // gate_parts)  # rows of fragments: an m tile and a gate
     k_steps = k_tiles // k_parts
     resident = p.variable("resident_rows", range(0, 16 * J + 1), prefer="largest")
+    strip = p.variable("strip", range(1, 17), prefer="largest")
     staged = (rows - resident) * k_steps
     split = minimum(parts - 1, 1) if cluster == 1 else 1  # 0: sums stay in the accumulators
     if cluster == 1:
@@ -142,25 +196,43 @@ def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[
     total = units // 16 * n_tiles * 8 * columns * (2 // each)
     pairs = -(-total // threads)
     source = units * n_tiles * columns * (2 if cluster > 1 else 4)
-    sums = split * parts * cluster * source * (2 if cluster > 1 else 1)
-    ring = pairs * threads * (4 * each * (G + S - 1) + 4 + 4 * S) * ahead
+    owners: Any = threads
+    turns: Any = 0
+    if grid:
+        letters = source // 16
+        p.require(threads >= 4 * letters, name="threads for a message", unit="threads")
+        p.require(m_tiles % strip == 0, name="whole strips")
+        p.require((strip * n_tiles <= MOST_ACCUMULATORS) | (strip == 1), name="sums of a strip")
+        # a thread takes these letters, some at a time
+        turns = -(-cluster // (4 * maximum(threads // (4 * letters), 1)))
+        rounds = -(-turns // MOST_TURNS)
+        turns = -(-turns // rounds)
+        sums = -(-cluster // (4 * rounds * turns)) * source * 2
+        owners = minimum(threads, -(-total // 32) * 32)
+    else:
+        p.require(strip == m_tiles, name="whole strips")
+        sums = split * parts * cluster * source * (2 if cluster > 1 else 1)
+    ring = pairs * owners * (4 * each * (G + S - 1) + 4 + 4 * S) * ahead
     shared = warps * staged * FRAGMENT + 2 * tile * (2 * J * units + 16) + sums + ring
-    shared = shared + (16 if cluster > 1 else 0)
+    shared = shared + (16 if cluster > 1 and not grid else 0)
     p.require(pairs * each <= MAX_ITEMS, name="units and rows of a thread", unit="items")
     p.require(resident <= rows, name="fragments in registers", unit="rows")
     p.require(threads <= MAX_THREADS, name="threads", unit="threads")
+    row = warps * k_steps * FRAGMENT
+    passage = maximum(minimum(resident * row, PASSAGE), row) if grid else row
     p.require(
-        maximum(shared, warps * k_steps * FRAGMENT) <= device.shared_per_block,
+        maximum(shared, passage) <= device.shared_per_block,
         name="shared memory of a block",
         unit="bytes",
     )
-    kept = _kept(cell)
-    need = 4 * resident * k_steps + maximum(16, 4 * m_tiles * n_tiles)
+    kept = halves(cell).count
+    sending = maximum(16, 4 * strip * n_tiles)
+    if grid:
+        # B and the sums of a strip, or letters; where to and from
+        sending = maximum(sending + 2 * n_tiles * J * k_steps, 4 * turns + 4) + MAIL
+    need = 4 * resident * k_steps + sending
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
-    cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
-    for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
-        if n > MAX_THREADS:
-            continue
+    for n in range(32, MAX_THREADS + 1, 32):
         p.require(
             (threads != n) | (need <= device.registers_allowed(n)),
             name=f"registers a thread at {n} threads",
@@ -168,19 +240,13 @@ def model(cell: Cell, D: int, device: Device, cluster: int, tile: int) -> tuple[
         )
     cost = _cost(
         rows * k_steps * warps, staged * warps, n_tiles, units * tile, kept + G + 2 * S,
-        cluster, source, split if cluster == 1 else 0, warps, pairs, each,
+        Spread(cluster, grid), source, split if cluster == 1 else 0, warps, pairs, each,
     )  # fmt: skip
     return p, cost + SHORT * (4 - ahead)
 
 
-@lru_cache(maxsize=64)
-def _kept(cell: Cell) -> int:
-    """Values of an item that its early half leaves to its late half."""
-    return halves(cell).count
-
-
 def _cost(
-    fragments: Any, staged: Any, n_tiles: int, items: int, weight: int, cluster: int, source: Any,
+    fragments: Any, staged: Any, n_tiles: int, items: int, weight: int, spread: Spread, source: Any,
     split: Any, warps: Any, pairs: Any, each: Any,
 ) -> Any:  # fmt: skip
     """Nanoseconds of a step. Fragments and items are those of a block."""
@@ -191,11 +257,20 @@ def _cost(
     # what each of an SM's four schedulers does for 32 lanes, and one lane for itself
     lanes = maximum(items // 128, 1, pairs * each)
     pointwise = maximum(200 + 50 * lanes, 320 * lanes - 300) * weight // 19
-    if cluster > 1:
+    if spread.blocks > 1:
         # the early half runs while the sums travel
-        exchange = 230 + 3 * cluster + source * cluster * 27 // 1000
+        received = source * spread.blocks
+        exchange = 230 + 3 * spread.blocks + received * 27 // 1000
+        if spread.grid:
+            exchange = THROUGH_L2 + received // L2_BYTES
         pointwise = maximum(pointwise, exchange) + PAIR * (each - 1)
     return BASE + product + pointwise + split * SPLIT + WARP * warps
+
+
+def _m_tiles(total: int, own: int, grid: bool) -> list[int]:
+    """m tiles of a warp; in a grid those of whole blocks, or a whole part of a block's own."""
+    divisors = _divisors(total, 16)
+    return [m for m in divisors if not grid or not m % own or not own % m]
 
 
 def _divisors(n: int, limit: int) -> list[int]:
