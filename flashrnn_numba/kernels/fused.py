@@ -17,6 +17,7 @@ from ..arrays import compute_dtype
 from ..cells import Cell
 from ..tuning import Device
 from ..tuning.models.fused import choose_tiling
+from ..tuning.winners import winner
 from . import gpu
 from .formats import FORMATS
 from .fused_layout import Direction, Tiling, layout
@@ -65,6 +66,14 @@ def plan(cell: Cell, dtype: str, D: int, H: int, direction: Direction, device: D
             f"no fused tiling for {cell.name} in {dtype} with D = {D} on {device.name}"
         )
     return Plan(direction, tiling, program(cell, dtype, D, direction, tiling))
+
+
+def _planned(on: Machine, task: Task, direction: Direction) -> Plan:
+    """As measured, else as the model has it."""
+    tiling = winner(on, "portable", task, direction)
+    if tiling is None:
+        return plan(task.cell, task.dtype, task.D, task.H, direction, on.device())
+    return Plan(direction, tiling, program(task.cell, task.dtype, task.D, direction, tiling))
 
 
 def program(cell: Cell, dtype: str, D: int, direction: Direction, tiling: Tiling) -> Program:
@@ -119,7 +128,7 @@ def prepare_forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Plan | None = None
 ) -> Forward:
     """Forward on a machine's current device; `chosen` overrules the tuner."""
-    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "forward", on.device())
+    p = chosen or _planned(on, task, "forward")
     given, options = gpu.prepared(on, inputs), gpu.start_options(inputs)
     if keep:
         options |= KEEP_GATES
@@ -134,7 +143,7 @@ def prepare_backward(
     on: Machine, task: Task, inputs: Inputs, dstates: Any, dlast: Any, chosen: Plan | None = None
 ) -> Backward:
     """Backward on a machine's current device; `chosen` overrules the tuner."""
-    p = chosen or plan(task.cell, task.dtype, task.D, task.H, "backward", on.device())
+    p = chosen or _planned(on, task, "backward")
     given = gpu.prepared(on, inputs)
     d, last = gpu.readable(on, dstates), gpu.readable(on, dlast)
     options = backward_options(inputs, dstates, dlast)

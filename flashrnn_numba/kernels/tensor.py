@@ -13,6 +13,7 @@ from typing import Any
 from ..cells import Cell
 from ..tuning import Device
 from ..tuning.models.tensor import choose_tiling
+from ..tuning.winners import winner
 from . import gpu
 from .gpu import strides
 from .interface import Inputs, Task
@@ -76,7 +77,8 @@ def prepare_forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
 ) -> Forward:
     """Forward on a machine's current device; `chosen` overrules the solver."""
-    tiling = chosen or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
+    tiling = chosen or winner(on, "tensor", task, "forward")
+    tiling = tiling or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
     if tiling is None:
         raise ValueError(no_tiling(task, on.device()))
     given = gpu.prepared(on, inputs)

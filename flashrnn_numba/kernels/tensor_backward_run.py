@@ -12,6 +12,7 @@ from typing import Any
 
 from ..tuning import Device
 from ..tuning.models.tensor_backward import LARGEST_TILE, choose
+from ..tuning.winners import winner
 from . import gpu
 from .gpu import strides
 from .interface import Gradients, Inputs, Task
@@ -52,7 +53,7 @@ def prepare_backward(
 ) -> Backward:
     """Backward on a machine's current device; `chosen` overrules the solver."""
     device = on.device()
-    tiling = chosen or plan(task, device)
+    tiling = chosen or winner(on, "tensor", task, "backward") or plan(task, device)
     if tiling is None:
         raise ValueError(no_tiling(task, device))
     given = gpu.prepared(on, inputs)

@@ -3,7 +3,8 @@
 Off by default: `tune` then returns the model's best tiling. With FLASHRNN_NUMBA_AUTOTUNE=k, or
 count=k, it measures the k best ones the first time that it meets a kernel and a shape on a device,
 and remembers the fastest in the tuning cache (cache.py). What is remembered must still satisfy the
-problem as it is stated today; if it does not, it is measured again. The backends do not call it.
+problem as it is stated today; if it does not, it is measured again. The backends come here through
+winners.py.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from .candidates import Refusal, Setting, evaluate_model
 from .expressions import evaluator, variables_of
 from .hardware import Device
 from .models.common import Direction, Solution
+from .models.tensor import batch_class
 from .problem import Problem
 
-__all__ = ["AUTOTUNE", "is_tiling", "key_of", "satisfies", "tries", "tune"]
+__all__ = ["AUTOTUNE", "is_tiling", "key_of", "remembered", "satisfies", "tries", "tune"]
 
 AUTOTUNE = "FLASHRNN_NUMBA_AUTOTUNE"
 
@@ -39,10 +41,12 @@ def tries() -> int:
 
 
 def key_of(name: str, task: Task, device: Device, direction: Direction) -> Key:
-    """What the winner depends on. T is no part of it: every step is alike."""
+    """What the winner depends on. T is no part of it: every step is alike. Batch sizes of a class
+    share their tilings, so that a new one compiles nothing."""
     from .. import __version__
 
-    shape = f"{task.cell.name} {task.cell.key} {task.dtype} H{task.H} D{task.D} B{task.B}"
+    shape = f"{task.cell.name} {task.cell.key} {task.dtype} H{task.H} D{task.D}"
+    shape += f" B{batch_class(task.B)}"
     if task.precision != "exact":
         shape += f" {task.precision}"
     return Key(device.name, device.driver or "none", __version__, f"{name} {direction}", shape)
@@ -79,6 +83,13 @@ def tune(
         return known
     tilings = best()
     return measure_all(tilings, measure, key, valid) if tilings else None
+
+
+def remembered(setting: Setting, cache: TuningCache | None = None) -> Solution | None:
+    """The winner, if it was measured before and is still a tiling. cache -- None: the user's."""
+    s = setting
+    key = key_of(s.model.name, s.task, s.device, s.direction)
+    return _Valid(s, TuningCache() if cache is None else cache).get(key)
 
 
 def is_tiling(setting: Setting, solution: Solution) -> bool:
@@ -120,7 +131,7 @@ class _Valid(TuningCache):
             return known
         warnings.warn(
             f"the tuning cache {self.path} has {known} for {key.kernel}, {key.shape}, which is no "
-            "tiling of this version; it is measured again",
+            "tiling of this version: it does not count",
             CacheWarning,
             stacklevel=4,
         )

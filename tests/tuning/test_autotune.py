@@ -157,14 +157,14 @@ from flashrnn_numba.tuning import Device
 from flashrnn_numba.tuning.autotuning import tune
 from flashrnn_numba.tuning.candidates import Setting
 from flashrnn_numba.tuning.models.registry import model
-for B in range(int(sys.argv[1]), 24, 2):
-    task = Task(get_cell("elman"), B, 64, 1, 16, "float32", "cupy")
+for H in range(int(sys.argv[1]), 24, 2):
+    task = Task(get_cell("elman"), 8, 64, H, 16, "float32", "cupy")
     tune(Setting(model("portable"), task, Device.named("T4"), "forward"), lambda z: 1.0, 2)
 """
 
 
 def test_two_processes_tune_at_once(tmp_path):
-    """Odd batches in one, even ones in the other: none is lost, and the file stays whole."""
+    """Odd numbers of heads in one, even ones in the other: none is lost; the file stays whole."""
     environment = {
         **os.environ,
         "FLASHRNN_NUMBA_CACHE_DIR": str(tmp_path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import time
@@ -11,10 +10,7 @@ from dataclasses import replace
 import pytest
 
 from flashrnn_numba.cells import get_cell
-from flashrnn_numba.kernels import alternating_plan, fused
-from flashrnn_numba.kernels.assemble import Resources, assemble, find_ptxas
 from flashrnn_numba.kernels.interface import Task
-from flashrnn_numba.kernels.launch import Program, compile_to_ptx
 from flashrnn_numba.tuning import Device
 from flashrnn_numba.tuning.autotuning import is_tiling
 from flashrnn_numba.tuning.candidates import NODES, Candidate, Refusal, evaluate_model
@@ -35,22 +31,6 @@ SHAPES = [(16, 1), (64, 12), (128, 6), (100, 3), (256, 3), (512, 1), (768, 1), (
 BATCHES = [1, 16, 128]
 MODELS = [m.name for m in models()]
 H200 = Device.named("H200")
-
-
-def _ptxas() -> bool:
-    try:
-        find_ptxas()
-    except FileNotFoundError:
-        return False
-    return True
-
-
-needs_ptxas = pytest.mark.skipif(not _ptxas(), reason="needs ptxas (nvidia-cuda-nvcc)")
-
-
-@functools.cache
-def resources_of(program: Program, cc: tuple[int, int]) -> Resources:
-    return assemble(compile_to_ptx(program, cc), cc)
 
 
 def task(D: int, H: int = 1, B: int = 16, cell: str = "lstm", dtype: str = "bfloat16") -> Task:
@@ -216,36 +196,3 @@ def test_exchange_through_l2_is_used_where_it_is_switched_on(monkeypatch):
 def test_unknown_model_is_named():
     with pytest.raises(ValueError, match="no model 'warp'; there are tensor, grid, portable"):
         model("warp")
-
-
-# -- against the assembler -----------------------------------------------------------------------
-
-
-@needs_ptxas
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("function", ["slstm", "gru"])
-def test_the_alternating_footprint_is_from_above(function, direction):
-    """The widest cell in the widest dtype takes the most registers."""
-    program = alternating_plan.program(get_cell(function), "float64", direction)
-    used = resources_of(program, (9, 0))
-    got = evaluate_model(
-        model("alternating"), task(64, cell=function, dtype="float64"), H200, direction
-    )
-    assert used.registers <= got.footprint.registers
-    assert (used.shared_bytes, program.shared_bytes) == (0, got.footprint.shared_bytes)
-    assert program.threads == got.footprint.threads
-
-
-@needs_ptxas
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_the_portable_footprint_is_the_programs(direction):
-    """Shared memory exact, registers from above: residency never promises too much."""
-    t = task(24, 2, cell="elman", dtype="float32")
-    got = evaluate_model(model("portable"), t, H200, direction)
-    runs = fused.plan(t.cell, t.dtype, t.D, t.H, direction, H200)
-    assert vars(runs.tiling) == got.solution
-    assert runs.program.shared_bytes == got.footprint.shared_bytes
-    used = resources_of(runs.program, (9, 0))
-    assert used.shared_bytes == 0, "all of it is dynamic"
-    assert used.spill_stores == 0
-    assert used.registers <= got.footprint.registers

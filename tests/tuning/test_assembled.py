@@ -1,0 +1,83 @@
+"""What the models say of a tiling beside what ptxas makes of it, for sm_80, sm_90 and sm_100.
+
+Shared memory exact, registers within the limit, nothing spilled: for the tilings that the solver
+chooses for the benchmark's shapes. `python -m benchmarks.assembled` walks many more.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashrnn_numba.kernels.assemble import find_ptxas
+from flashrnn_numba.tuning.models.common import DIRECTIONS
+from flashrnn_numba.tuning.models.registry import models
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import assembled
+from benchmarks.assembled import DEVICES, Case, compared, programs
+
+
+def _ptxas() -> bool:
+    try:
+        find_ptxas()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+needs_ptxas = pytest.mark.skipif(not _ptxas(), reason="needs ptxas (nvidia-cuda-nvcc)")
+
+CHOSEN = [
+    *(("tensor", "lstm", "bfloat16", 64, 12, 16, device) for device in DEVICES),
+    ("tensor", "lstm", "bfloat16", 256, 3, 16, "H200"),
+    *(("portable", "lstm", "float32", 64, 12, 16, device) for device in DEVICES),
+    # the widest cell in the widest dtype takes the most registers
+    *(("alternating", "slstm", "float64", 64, 12, 16, device) for device in DEVICES),
+]
+
+
+@needs_ptxas
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("chosen", CHOSEN, ids=lambda z: f"{z[0]} {z[3]} {z[-1]}")
+def test_the_model_says_what_ptxas_says(chosen, direction):
+    kernel, *shape = chosen
+    case = Case(kernel, direction, *shape)
+    row = compared(case, programs(case)[-1])  # with all that a call can ask for
+    assert row["wrong"] == [], row
+
+
+@needs_ptxas
+def test_what_spills_is_told():
+    """The largest head fills all registers, and spills a little before its first step: see
+    docs/notes/tensor_forward.md. All else is as the model says."""
+    case = Case("tensor", "forward", "lstm", "bfloat16", 768, 1, 16, "H200")
+    row = compared(case, programs(case)[-1])
+    assert set(row["wrong"]) <= {"spills"}, row
+    assert row["spill_stores"] <= 160
+    assert bool(row["spill_stores"]) == ("spills" in row["wrong"])
+
+
+def test_the_wide_list_has_every_kernel_and_device():
+    every = list(assembled.cases())
+    assert {case.kernel for case in every} == {m.name for m in models() if m.backend is not None}
+    assert {case.device for case in every} == set(DEVICES)
+    assert {case.cc for case in every} == {(8, 0), (9, 0), (10, 0)}
+    assert len(set(every)) == len(every)
+
+
+def test_a_kernel_that_cannot_be_made_is_a_row(monkeypatch):
+    case = Case("portable", "forward", "elman", "float32", 16, 1, 1, "H200")
+
+    def broken(*_):
+        raise RuntimeError("ptxas could not assemble")
+
+    monkeypatch.setattr(assembled, "_resources", broken)
+    (row,) = assembled.assembled(case)
+    assert row["wrong"] == ["error"]
+    assert "ptxas could not assemble" in assembled._line(row)
+    large = Case("portable", "forward", "lstm", "float32", 768, 1, 16, "H200")
+    assert assembled.assembled(large) == []
