@@ -225,14 +225,17 @@ def model(
         name="shared memory of a block",
         unit="bytes",
     )
-    kept = halves(cell).count
+    kept = _kept(cell)
     sending = maximum(16, 4 * strip * n_tiles)
     if grid:
         # B and the sums of a strip, or letters; where to and from
         sending = maximum(sending + 2 * n_tiles * J * k_steps, 4 * turns + 4) + MAIL
     need = 4 * resident * k_steps + sending
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
-    for n in range(32, MAX_THREADS + 1, 32):
+    cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
+    for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
+        if n > MAX_THREADS:
+            continue
         p.require(
             (threads != n) | (need <= device.registers_allowed(n)),
             name=f"registers a thread at {n} threads",
@@ -243,6 +246,12 @@ def model(
         Spread(cluster, grid), source, split if cluster == 1 else 0, warps, pairs, each,
     )  # fmt: skip
     return p, cost + SHORT * (4 - ahead)
+
+
+@lru_cache(maxsize=64)
+def _kept(cell: Cell) -> int:
+    """Values of an item that its early half leaves to its late half."""
+    return halves(cell).count
 
 
 def _cost(
