@@ -33,7 +33,7 @@ LATENCY = 150  # ns: ldmatrix and a chain of mma
 SPLIT = 40  # ns: sums through shared memory, with a barrier
 PAIR = 80  # ns: in a cluster, for threads that have two units where others have none
 THROUGH_L2 = 1150  # ns: what everybody gives everybody in a grid, however little
-CLEARLY = 10  # percent that a grid must be cheaper than a cluster by: its cost is less well known
+UNSURE = 10  # percent added for a grid, whose costs are not measured yet
 L2_BYTES = 25  # a ns, into one multiprocessor
 SHORT = 75  # ns: for each step that inputs are fetched later than 4 steps ahead
 
@@ -100,13 +100,10 @@ def choose(
     for spread, tile in itertools.product(spreads(D, device), TILES):
         if tile > largest_tile or (tile > 1 and tile >= 2 * B):
             continue
-        bound = best.cost if best else None
-        if bound and spread.grid and best and not best.tiling.grid:
-            bound = bound * (100 - CLEARLY) // 100
-        if bound and _at_least(cell, spread, B, H, D, device, tile) >= bound:
+        if best and _at_least(cell, spread, B, H, D, device, tile) >= best.cost:
             continue
         found = _best(cell, B, H, D, device, spread, tile)
-        if found and (bound is None or found.cost < bound):
+        if found and (best is None or found.cost < best.cost):
             best = found
     return best
 
@@ -131,14 +128,21 @@ def _best(
     ((least, solution),) = found
     tiling = tiling_of(cell, D, spread.blocks, tile, solution, spread.grid)
     z = layout(cell, D, tiling)
-    groups = H * -(-B // tile)
-    at_once = groups_at_once(spread, device, z.threads, z.shared_bytes)
+    time = in_turns(spread, least, H * -(-B // tile), device, z.threads, z.shared_bytes)
+    return Choice(tiling, *time) if time else None
+
+
+def in_turns(
+    spread: Spread, least: int, groups: int, device: Device, threads: int, shared_bytes: int
+) -> tuple[int, int] | None:
+    """(ns of a step, waves) of so many heads and batch tiles, from the problem's own cost; None
+    where none can run."""
+    at_once = groups_at_once(spread, device, threads, shared_bytes)
     if not at_once:
         return None
     # blocks that share an SM hide each other's latency
     shared = -(-min(groups, at_once) * spread.blocks // device.sms) - 1
-    step = least * (100 + 15 * shared) // 100
-    return Choice(tiling, step, -(-groups // at_once))
+    return least * (100 + 15 * shared) // 100, -(-groups // at_once)
 
 
 def solution_cost(cost: Any, solution: dict[str, int], p: Problem) -> int:
@@ -273,7 +277,8 @@ def _cost(
         if spread.grid:
             exchange = THROUGH_L2 + received // L2_BYTES
         pointwise = maximum(pointwise, exchange) + PAIR * (each - 1)
-    return BASE + product + pointwise + split * SPLIT + WARP * warps
+    step = BASE + product + pointwise + split * SPLIT + WARP * warps
+    return step * (100 + UNSURE) // 100 if spread.grid else step
 
 
 def _m_tiles(total: int, own: int, grid: bool) -> list[int]:
