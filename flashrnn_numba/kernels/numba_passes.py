@@ -22,15 +22,15 @@ Names = Mapping[Any, set[str]]  # by a block's label
 @contextmanager
 def quick_passes() -> Iterator[None]:
     """Numba compiles with them, for a while."""
+    from numba.core.types.functions import BaseFunction
     from numba.cuda.core import analysis, ssa, untyped_passes
-    from numba.cuda.typing.context import BaseContext
 
     with _lock, ExitStack() as stack:
         for place, name, quick in (
             (analysis, "compute_live_map", live_map),
             (ssa, "_run_ssa", run_ssa),
             (untyped_passes, "fixup_var_define_in_scope", define_in_scopes),
-            (BaseContext, "resolve_function_type", remembering(BaseContext.resolve_function_type)),
+            (BaseFunction, "get_call_type", remembering(BaseFunction.get_call_type)),
         ):
             stack.callback(setattr, place, name, getattr(place, name))
             setattr(place, name, quick)
@@ -133,22 +133,22 @@ def define_in_scopes(blocks: Mapping) -> None:
                 scope.localvars.define(name, variable)
 
 
-def remembering(resolve: Callable[..., Any]) -> Callable[..., Any]:
-    """The signature for a function and the types of its arguments, worked out once."""
-    from numba.cuda.types import Type  # type: ignore[attr-defined]
+def remembering(get_call_type: Callable[..., Any]) -> Callable[..., Any]:
+    """The signature of a function for the types of its arguments, worked out once."""
+    from numba.core.types import Type
 
     known: dict[Any, Any] = {}
 
-    def resolve_function_type(self: Any, function: Any, args: Any, kws: Any) -> Any:
+    def remembered(function: Any, context: Any, args: Any, kws: Any) -> Any:
         if kws or not all(isinstance(arg, Type) for arg in args):
-            return resolve(self, function, args, kws)
-        key = (id(self), function, tuple(args))
+            return get_call_type(function, context, args, kws)
+        key = (function, id(context), tuple(args))
         found = known.get(key)
         if found is None:
-            found = known[key] = resolve(self, function, args, kws)
+            found = known[key] = get_call_type(function, context, args, kws)
         return found
 
-    return resolve_function_type
+    return remembered
 
 
 def _mentions(blocks: Mapping, names: Mapping[str, None]) -> dict[str, set[Any]]:

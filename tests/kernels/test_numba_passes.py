@@ -105,9 +105,9 @@ def test_the_same_code_comes_out(name):
 
 def test_numbas_passes_are_back_afterwards():
     analysis = pytest.importorskip("numba.cuda.core.analysis")
-    context = pytest.importorskip("numba.cuda.typing.context").BaseContext
-    before = analysis.compute_live_map, context.resolve_function_type
+    function = pytest.importorskip("numba.core.types.functions").BaseFunction
+    before = analysis.compute_live_map, function.get_call_type
     with quick_passes():
         assert analysis.compute_live_map is live_map
-        assert context.resolve_function_type is not before[1]
-    assert (analysis.compute_live_map, context.resolve_function_type) == before
+        assert function.get_call_type is not before[1]
+    assert (analysis.compute_live_map, function.get_call_type) == before
