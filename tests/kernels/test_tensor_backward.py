@@ -280,7 +280,7 @@ SHAPES = [
 @pytest.mark.parametrize("name", ["H200", "A100"])
 def test_model_counts_the_layouts_bytes(cell, D, H, B, name):
     device = Device.named(name)
-    choice = tuner.choose(cell, BF, B, H, D, device)
+    choice = tuner.choose(cell, BF, B, H, D, device, grid=True)
     tiling = choice.tiling
     z = layout(cell, D, tiling)
     assert z.shared_bytes <= device.shared_per_block
@@ -306,14 +306,14 @@ def test_model_counts_the_layouts_bytes(cell, D, H, B, name):
 @pytest.mark.parametrize("D", [64, 256, 768])
 @pytest.mark.parametrize("B", [1, 16])
 def test_small_heads_stay_in_clusters(D, B):
-    assert not tuner.choose(lstm, BF, B, 768 // D, D, Device.named("H200")).tiling.grid
+    assert not tuner.choose(lstm, BF, B, 768 // D, D, Device.named("H200"), grid=True).tiling.grid
 
 
 @pytest.mark.parametrize(("cell", "D"), [(lstm, 1024), (slstm, 1536), (lstm, 2048), (gru, 2048)])
 def test_large_heads_are_spread_over_the_grid(cell, D):
     """All blocks of a launch are resident, on a card with clusters and on one without."""
     for name, count in (("H200", 132), ("A100", 108)):
-        choice = tuner.choose(cell, BF, 16, 1, D, Device.named(name))
+        choice = tuner.choose(cell, BF, 16, 1, D, Device.named(name), grid=True)
         if choice is None:
             assert (name, D) == ("A100", 2048)
             continue
@@ -321,6 +321,14 @@ def test_large_heads_are_spread_over_the_grid(cell, D):
         found = waves(cell, D, choice.tiling, 16, 1, Device.named(name))
         assert len(found) == choice.waves
         assert max(wave.grid[0] for wave in found) <= count
+
+
+def test_grids_are_for_those_who_ask(monkeypatch):
+    device = Device.named("H200")
+    monkeypatch.delenv("FLASHRNN_NUMBA_GRID", raising=False)
+    assert tuner.choose(lstm, BF, 16, 1, 1024, device) is None
+    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
+    assert plan(task_of(lstm, BF, 16, 5, 1, 1024), device).grid
 
 
 def task_of(cell, dtype, B, T, H, D):
@@ -340,7 +348,7 @@ def test_plan_counts_the_batch_in_powers_of_two():
         (task_of(lstm, "float32", 16, 5, 12, 64), "H200", "bfloat16 and float16, got float32"),
         (task_of(lstm, F, 16, 5, 12, 64), "T4", "compute capability below 8.0"),
         (task_of(lstm, BF, 16, 5, 1, 4096), "H200", "does not fit into the registers and shared"),
-        (task_of(lstm, BF, 16, 5, 1, 2048), "A100", "multiprocessors of A100"),
+        (task_of(lstm, BF, 16, 5, 1, 512), "A100", "multiprocessors of A100"),
     ],
 )
 def test_what_cannot_run_says_why(task, name, message):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ...cells import Cell
 from ...kernels.tensor_backward import MOST_TURNS, PASSAGE, TILES, TYPES, Tiling, layout
 from ...kernels.tensor_backward_cell import halves
+from ...kernels.tensor_layout import grid_exchange
 from ..expressions import evaluator, maximum, minimum
 from ..hardware import Device
 from ..problem import Problem
@@ -58,12 +59,14 @@ class Spread(NamedTuple):
     grid: bool = False
 
 
-def spreads(D: int, device: Device) -> list[Spread]:
-    """All that a head can be spread over, clusters first. A grid's blocks have one multiprocessor
-    each, and so many more than needed that many numbers of m tiles divide those of all blocks."""
+def spreads(D: int, device: Device, grid: bool) -> list[Spread]:
+    """All clusters or grids that a head can be spread over. A grid's blocks have one multiprocessor
+    each, and may be a few more than needed, so that warps can share the m tiles evenly."""
     tiles = -(-D // 16)
-    most = min(device.max_cluster, tiles)
-    found = {Spread(n): None for n in CLUSTERS if n <= most}
+    if not grid:
+        most = min(device.max_cluster, tiles)
+        return [Spread(n) for n in CLUSTERS if n <= most]
+    found = {}
     for own, multiple in itertools.product(range(1, MOST_OWN_TILES + 1), (1, 4, 8)):
         needed = -(-tiles // own)
         n = -(-needed // multiple) * multiple
@@ -83,7 +86,6 @@ def groups_at_once(spread: Spread, device: Device, threads: int, shared_bytes: i
     return device.resident_blocks(threads, min(registers, 255), shared_bytes)
 
 
-@lru_cache(maxsize=1024)
 def choose(
     cell: Cell,
     dtype: str,
@@ -92,12 +94,23 @@ def choose(
     D: int,
     device: Device,
     largest_tile: int = LARGEST_TILE,
+    grid: bool | None = None,
 ) -> Choice | None:
-    """The best tiling for B rows, or None where no tiling fits."""
+    """The best tiling for B rows, or None where no tiling fits. grid -- whether blocks of a grid
+    may share a head; None: as the environment says."""
     if dtype not in TYPES or device.compute_capability < (8, 0) or not cell.recurrent_gates:
         return None
+    grid = grid_exchange() if grid is None else grid
+    return _choose(cell, B, H, D, device, largest_tile, grid)
+
+
+@lru_cache(maxsize=1024)
+def _choose(
+    cell: Cell, B: int, H: int, D: int, device: Device, largest_tile: int, grid: bool
+) -> Choice | None:
+    ways = spreads(D, device, False) + (spreads(D, device, True) if grid else [])
     best: Choice | None = None
-    for spread, tile in itertools.product(spreads(D, device), TILES):
+    for spread, tile in itertools.product(ways, TILES):
         if tile > largest_tile or (tile > 1 and tile >= 2 * B):
             continue
         if best and _at_least(cell, spread, B, H, D, device, tile) >= best.cost:
