@@ -65,6 +65,8 @@ def test_tolerances_are_tight_and_grow_with_the_number_of_terms():
     for dtype, bound in bounds.items():
         assert tolerance(dtype, 1) < tolerance(dtype, **sizes) < bound
     assert tolerance("float32", 20, 32) < 1e-5
+    assert tolerance("float32", 20, 32, precision="tf32") == pytest.approx(2.0**-10, rel=0.01)
+    assert tolerance("bfloat16", 9, precision="tf32") == tolerance("bfloat16", 9)
     with pytest.raises(ValueError, match=r"dtype must be one of float64, .* got 'int8'"):
         tolerance("int8", 1)
 

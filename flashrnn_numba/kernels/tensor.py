@@ -15,20 +15,13 @@ from ..tuning import Device
 from ..tuning.models.tensor import choose_tiling
 from ..tuning.winners import winner
 from . import gpu
-from .gpu import strides
 from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
 from .passes import Forward, Kept, Launch, forward_strides
-from .tensor_layout import Geometry, Tiling, geometry, too_large, unsuited
+from .tensor_layout import Geometry, Tiling, geometry, number_bytes, too_large, unsuited
 from .tensor_source import source
 
-_BITS = "uint16*"
-ARGUMENTS = (
-    *(_BITS, "int64x5", _BITS, "int64x4", _BITS, "int64x3", _BITS, "int64x5"),
-    *("uint8*", "int64x2", "int64*", _BITS, _BITS, "float32*", "float32*", _BITS),
-    *("int64",) * 6,
-)
 NOTHING = 0xFF  # each byte of an empty mailbox: tensor_grid_exchange.py
 
 
@@ -41,9 +34,19 @@ class Variant:
     wide: bool
 
 
+def arguments(dtype: str) -> tuple[str, ...]:
+    """Types of the kernel's arguments: numbers of 16 bits are their bits."""
+    number = "float32*" if dtype == "float32" else "uint16*"
+    return (
+        *(number, "int64x5", number, "int64x4", number, "int64x3", number, "int64x5"),
+        *("uint8*", "int64x2", "int64*", number, number, "float32*", "float32*", "uint32*"),
+        *("int64",) * 6,
+    )
+
+
 def no_tiling(task: Task, device: Device) -> str | None:
     """Why the tensor-core kernel cannot do the task on this device, or None."""
-    reason = unsuited(task, device)
+    reason = unsuited(task, device, tf32=True)
     if (
         reason is None
         and choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device) is None
@@ -52,19 +55,19 @@ def no_tiling(task: Task, device: Device) -> str | None:
     return reason
 
 
-def geometry_of(cell: Cell, D: int, tiling: Tiling) -> Geometry:
+def geometry_of(cell: Cell, dtype: str, D: int, tiling: Tiling) -> Geometry:
     gates = len(cell.recurrent_gates), len(cell.input_gates)
-    return geometry(D, *gates, len(cell.states), tiling)
+    return geometry(D, *gates, len(cell.states), tiling, number_bytes(dtype))
 
 
 @cache
 def program(cell: Cell, dtype: str, D: int, tiling: Tiling, variant: Variant) -> Program:
-    z = geometry_of(cell, D, tiling)
+    z = geometry_of(cell, dtype, D, tiling)
     options = {"keep": variant.keep, "masked": variant.masked, "wide": variant.wide}
     return Program(
         name="tensor_forward",
         text=source(cell, dtype, D, tiling, **options),
-        arguments=ARGUMENTS,
+        arguments=arguments(dtype),
         threads=z.threads,
         shared_bytes=z.shared_bytes,
         plan=f"tensor-core forward of {cell.name}, {dtype}, D = {D}, {tiling}",
@@ -83,7 +86,9 @@ def prepare_forward(
         raise ValueError(no_tiling(task, on.device()))
     given = gpu.prepared(on, inputs)
     masked = inputs.reset is not None or inputs.lengths is not None
-    wide = task.D % 8 == 0 and _whole(given.Wx, 8) and _whole(given.R, 2)
+    size = number_bytes(task.dtype)
+    # words of R are two numbers of 16 bits
+    wide = task.D * size % 16 == 0 and _whole(given.Wx, 16) and (size == 4 or _whole(given.R, 4))
     span = rows_of_group(task, tiling, on.device())
     p = program(task.cell, task.dtype, task.D, tiling, Variant(keep, masked, wide))
     known = [*forward_strides(given), task.B, task.T, task.H, span]
@@ -131,18 +136,19 @@ def _prepare_launches(
         )
         for first in range(0, groups, at_once)
     ]
-    z = geometry_of(task.cell, task.D, tiling)
-    shape = (min(groups, at_once), task.T, z.padded * tiling.batch)
+    z = geometry_of(task.cell, task.dtype, task.D, tiling)
+    words = z.padded * tiling.batch * number_bytes(task.dtype) // 4
+    shape = (min(groups, at_once), task.T, words)
 
     def one_after_another(*arrays: Any) -> None:
         for launch in launches:
-            launch(*arrays, on.filled(shape, "uint16", NOTHING))
+            launch(*arrays, on.filled(shape, "uint32", NOTHING))
 
     return one_after_another
 
 
-def _whole(array: Any, count: int) -> bool:
-    """Whether units lie side by side, and each `count` of them where one access reaches them."""
-    *outer, last = strides(array, array.ndim)
-    size = count * array.dtype.itemsize
-    return last == 1 and all(s % count == 0 for s in outer) and gpu.address(array) % size == 0
+def _whole(array: Any, size: int) -> bool:
+    """Whether units lie side by side, each `size` bytes of them where one access reaches them."""
+    *outer, last = array.strides
+    rest = (*outer, gpu.address(array))
+    return last == array.dtype.itemsize and all(s % size == 0 for s in rest)

@@ -27,13 +27,13 @@ def open_exchange():
         fence_mbarrier_init()
     cluster_arrive()
     cluster_wait()
-    expected = uint32(rows * (PADDED * 2 // PARTS))
+    expected = uint32(rows * (PADDED * SIZE // PARTS))
     sent_at = BARRIERS_AT + 8 * (rank // (CLUSTER // PARTS))
     awaited = shared_at(base, BARRIERS_AT)
     if PARTS > 1:
         awaited = shared_at(base, BARRIERS_AT + 8 * split)
-    # where columns are spread, two rows of lanes share the sending of one batch row
-    first_receiver = quad + group % SPREAD * 4
+    four = cuda.local.array(4, uint32)
+    sending_lanes()
     receivers = cuda.local.array(SENDS, uint32)
     for i in unroll(SENDS):
         # everybody begins with another receiver
@@ -51,20 +51,14 @@ def await_exchange():
             )
 
 
-def send(p, octet_word):
-    """An octet of 8 batch rows: four lanes together hold the 16 bytes of a row."""
+def send(p):
+    """An octet of 8 batch rows, 16 bytes of one row at a time."""
     if t + 1 < T:
         if p == 0:
             # lanes that send nothing have read their buffer, and stored their states, too
             sync_warp(uint32(0xFFFFFFFF))
-        first_lane = uint32(lane - quad - group % SPREAD * 4)
-        row_words = (
-            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane),
-            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane + uint32(1)),
-            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane + uint32(2)),
-            shfl_idx(uint32(0xFFFFFFFF), octet_word, first_lane + uint32(3)),
-        )
-        if (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD < rows:
+        gather_row(p)
+        if row < rows:
             to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
             count = (uint32(1) - odd) * uint32(8 * PARTS) + uint32(sent_at)
             for i in unroll(SENDS):
@@ -72,10 +66,3 @@ def send(p, octet_word):
                     st_async_v4_u32(
                         shared_at(receivers[i], to), row_words, shared_at(receivers[i], count)
                     )
-
-
-def store(p, octet_word):
-    """Within one CTA."""
-    if group % SPREAD == 0:
-        to = (uint32(1) - odd) * uint32(BATCH * PITCH)
-        st_shared_u32(shared_at(place_of[p], to), octet_word)

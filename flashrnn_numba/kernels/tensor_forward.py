@@ -16,9 +16,9 @@ whole rows side by side. Who fetches or writes them is not who computes with the
 two is the step's one barrier of the block: at its end with one CTA, in combine_splits where warps
 share a sum, else after s_0 has arrived.
 
-Two views of a pair (octet, n tile): in the accumulators a thread has unit `group` and rows 2 quad
-and 2 quad + 1; in memory, where units are neighbours, row `group`, units 2 quad and 2 quad + 1. A
-transposed 8 x 8 matrix of 16-bit numbers leads from one to the other (ldmatrix.trans, movmatrix).
+A pair (octet, n tile) in the accumulators: a thread has unit `group`, rows 2 quad and 2 quad + 1. In
+memory units are neighbours. tensor_numbers_16.py and tensor_numbers_32.py lead from one to the
+other, for numbers of 16 and of 32 bits.
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841, SIM102
@@ -42,7 +42,7 @@ def tensor_forward(
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
     gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
-    mailbox,  # [groups, T, octets, BATCH, 8] if GRID: s_0 on its way, filled with NOTHING
+    mailbox,  # [groups, T, 16 bytes of units, BATCH] if GRID: s_0 on its way, filled with NOTHING
     B,
     T,
     H,
@@ -83,28 +83,28 @@ def tensor_forward(
     unit_of = cuda.local.array(OWN, int32)
     place_of = cuda.local.array(OWN, uint32)
     out_of = cuda.local.array(OWN, uint32)
-    x_of = cuda.local.array(OWN * max(1, X_LOADS), uint32)
+    x_of = cuda.local.array(OWN * X_PLACES, uint32)
     length = cuda.local.array(OWN * COLUMNS, int32)
     restart = cuda.local.array(OWN * COLUMNS, int32)
     bias = cuda.local.array(OWN * max(1, BIASES), float32)
     current = cuda.local.array(OWN * COLUMNS * STATES, float32)
-    x = cuda.local.array(OWN * max(1, X_LOADS) * 4, uint32)
+    x = cuda.local.array(OWN * X_WORDS, uint32)
     out_words = cuda.local.array(STATES * OUT_CHUNKS * 4, uint32)
     sums = cuda.local.array(OWN * RECURRENT * COLUMNS, float32)
     gate = cuda.local.array(GATES, float32)
     state = cuda.local.array(STATES, float32)
     new = cuda.local.array(STATES, float32)
     own_pairs()
-    # what this thread moves: 8 units of a row at a time
+    # what this thread moves: 16 bytes of a row at a time
     x_from = cuda.local.array(X_CHUNKS, uint64)
     x_to = cuda.local.array(X_CHUNKS, uint32)
     x_left = cuda.local.array(X_CHUNKS, int32)
-    pending = cuda.local.array(X_CHUNKS * 8, uint16)
+    pending = cuda.local.array(X_CHUNKS * CHUNK, element)
     out_from = cuda.local.array(STATES * OUT_CHUNKS, uint32)
     out_to = cuda.local.array(STATES * OUT_CHUNKS, uint64)
     out_left = cuda.local.array(STATES * OUT_CHUNKS, int32)
     own_chunks()
-    x_step = x_strides[1] * 2
+    x_step = x_strides[1] * SIZE
     state_plane = B * T * H * D
     fetched = int32(0)
     load_resident()
@@ -145,7 +145,7 @@ def tensor_forward(
                     for j in unroll(GATES):
                         gate[j] = float32(0.0)
                         if FROM_X[j] >= 0:
-                            gate[j] = widen_two(x[p * X_LOADS * 4 + FROM_X[j]])[e]
+                            take_input(p, j, e)
                         if FROM_B[j] >= 0:
                             gate[j] += bias[p * BIASES + FROM_B[j]]
                         if FROM_R[j] >= 0:
@@ -165,22 +165,7 @@ def tensor_forward(
                     if RAGGED:
                         if unit_of[p] >= D:
                             current[(p * COLUMNS + e) * STATES] = float32(0.0)
-                pack_state(p, 0)
-                for e in unroll(COLUMNS):
-                    current[(p * COLUMNS + e) * STATES] = widen_two(word)[e]
-                published = transpose_8x8(word)
-                if MASKED:
-                    out_states(p, published)
-                    if KEEP:
-                        keep_exact(p)
-                    restart_states(p)
-                    pack_state(p, 0)
-                    published = transpose_8x8(word)
-                publish(p, published)
-                if MASKED == 0:
-                    out_states(p, published)
-                    if KEEP:
-                        keep_exact(p)
+                publish_states(p)
         arrive_input()
         if CLUSTER == 1:
             cuda.syncthreads()

@@ -3,12 +3,12 @@
 For heads whose R no cluster can hold, and cards without clusters. The parts are called where those
 of tensor_exchange.py are.
 
-Each group of CTAs has a mailbox [T, octets of units, BATCH, 8 units] in global memory, filled with
-NOTHING before the launch. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
+Each group of CTAs has a mailbox [T, 16 bytes of units, BATCH] in global memory, filled with NOTHING
+before the launch. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
 warp; who needs it reads it again and again until it is something. Each 32-bit word is its own
 message: it is written and read whole, and no word is used twice, so that no fence, flag or barrier
 of the grid is needed, which cost more than the data (docs/notes/tensor_forward.md). NOTHING are two
-16-bit NaNs with all bits set; conversion from float32 makes other ones.
+16-bit NaNs, or one of 32 bits, with all bits set; conversion from float32 makes other ones.
 
 Warps that share a sum over k wait only for their own part of s_0, and take turns in fetching it.
 """
@@ -25,7 +25,7 @@ def open_exchange():
     mail_from = split * (K_STEPS * 2 * BATCH * 16) + taker * 16
     mail_to = shared_at(base, taker % BATCH * PITCH + (split * (K_STEPS * 2) + taker // BATCH) * 16)
     mail = global_at(
-        global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * T * (PADDED * BATCH * 2)
+        global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * T * (PADDED * BATCH * SIZE)
     )
     awaited = taker % BATCH < rows
     arrived = cuda.local.array(POLLS * 4, uint32)
@@ -66,7 +66,7 @@ def await_exchange():
                             arrived[i * 4 + 3],
                         ),
                     )
-        mail = global_at(mail, PADDED * BATCH * 2)
+        mail = global_at(mail, PADDED * BATCH * SIZE)
         if SPLITS > 1:
             named_barrier_sync(uint32(1 + split), uint32(TAKERS))
 
@@ -75,10 +75,3 @@ def fetch_mail(i):
     piece = ld_relaxed_gpu_v4_u32(global_at(mail, mail_from + i * (TAKERS * 16)))
     for w in unroll(4):
         arrived[(i) * 4 + w] = piece[w]
-
-
-def send(p, octet_word):
-    """An octet of 8 batch rows, a word a lane; `mail` has moved on to this step's place."""
-    row = (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD
-    if t + 1 < T and group % SPREAD == 0 and row < rows:
-        st_relaxed_gpu_u32(global_at(mail, place_of[p]), octet_word)

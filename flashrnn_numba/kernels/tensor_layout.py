@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 OCTET = 8  # units
 N_TILE = 8  # batch rows of one mma
-K_STEP = 16  # previous units of one mma, in 16-bit formats
+K_BYTES = 32  # previous units of one mma: 16 numbers of 16 bits, 8 of tf32
 WARP = 32
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
 TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
+FORMATS = TYPES | {
+    "float32": "tf32"
+}  # what the forward kernel has: float32 where TF32 is asked for
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,14 @@ def grid_exchange() -> bool:
     return os.environ.get("FLASHRNN_NUMBA_GRID", "0") == "1"
 
 
-def padded_head(D: int, cluster: int, octets: int, splits: int) -> int:
-    """The smallest D or more that is whole octets of each warp, and whole k steps of each split."""
-    unit_step, k_step = cluster * octets * OCTET, splits * K_STEP
+def number_bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
+
+
+def padded_head(D: int, cluster: int, octets: int, splits: int, size: int = 2) -> int:
+    """The smallest D or more that is whole octets of each warp, and whole k steps of each split.
+    size -- bytes of a number."""
+    unit_step, k_step = cluster * octets * OCTET, splits * K_BYTES // size
     padded = D
     while padded % unit_step or padded % k_step:
         padded += 1
@@ -122,26 +130,29 @@ def state_buffers(tiling: Tiling) -> int:
     return 1 if tiling.grid and tiling.splits > 1 else 2
 
 
-def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -> Geometry:
-    """D -- units of a head; recurrent, inputs -- gates with that source; states of the cell."""
+def geometry(
+    D: int, recurrent: int, inputs: int, states: int, tiling: Tiling, size: int = 2
+) -> Geometry:
+    """D -- units of a head; recurrent, inputs -- gates with that source; states of the cell.
+    size -- bytes of a number."""
     z = tiling
-    padded = padded_head(D, z.cluster, z.octets, z.splits)
+    padded = padded_head(D, z.cluster, z.octets, z.splits, size)
     units = padded // z.cluster
     groups = units // (OCTET * z.octets)
     warps = groups * z.splits
     m_tiles = -(-z.octets * recurrent // 2)
-    k_steps = padded // K_STEP // z.splits
+    k_steps = padded * size // K_BYTES // z.splits
     pairs = z.octets * z.n_tiles
     own = -(-pairs // z.splits)
     in_registers = min(z.registers, m_tiles * k_steps)
     in_shared = m_tiles * k_steps - in_registers
-    pitch = 2 * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
+    pitch = size * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
     batch = z.batch
     sums_at = state_buffers(z) * batch * pitch
     # a warp may hand over its part of the next step's sums before the last step's have been read
     sum_buffers = 2 if parts(z) > 1 else 1
     sums = sum_buffers * groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
-    tile_pitch = 16 * (units // OCTET | 1)
+    tile_pitch = 16 * (units * size // 16 | 1)
     ring_at = sums_at + sums
     out_at = ring_at + z.ahead * inputs * batch * tile_pitch
     barriers_at = out_at + 2 * states * batch * tile_pitch
@@ -175,10 +186,14 @@ def geometry(D: int, recurrent: int, inputs: int, states: int, tiling: Tiling) -
     )
 
 
-def unsuited(task: Task, device: Device) -> str | None:
-    """Why tensor cores cannot do the task on this device whatever its tiling, or None."""
-    if task.dtype not in TYPES:
-        return f"tensor cores are used for {' and '.join(TYPES)}, got {task.dtype}"
+def unsuited(task: Task, device: Device, tf32: bool = False) -> str | None:
+    """Why tensor cores cannot do the task on this device whatever its tiling, or None. tf32 -- the
+    kernel knows it."""
+    if task.dtype not in TYPES and not (
+        tf32 and (task.dtype, task.precision) == ("float32", "tf32")
+    ):
+        also = ", and for float32 where precision='tf32' is asked for" if tf32 else ""
+        return f"tensor cores are used for {' and '.join(TYPES)}{also}, got {task.dtype}"
     if device.sm < 80:
         return f"{device.name} has compute capability below 8.0"
     if not task.cell.recurrent_gates:

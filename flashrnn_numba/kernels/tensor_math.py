@@ -87,6 +87,7 @@ _FAST: dict[str, Any] = FUNCTIONS["float32"] | {
 }
 
 FAST: dict[str, dict[str, Any]] = {
+    "float32": _FAST,  # with products in tf32
     "float16": _FAST,
     "bfloat16": _FAST | {"tanh": _tanh_bfloat16},
 }

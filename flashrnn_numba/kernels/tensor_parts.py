@@ -37,28 +37,19 @@ def fill_fragments(streamed, first, count, target):
             else:
                 k_index = MORE + (index - long) // max(1, RESIDENT)
                 m = (index - long) % max(1, RESIDENT)
-        k = (split * K_STEPS + k_index) * 16 + 2 * quad
-        for half in unroll(2):
-            octet_row = 2 * m + half
-            unit = unit0 + octet_row // RECURRENT * 8 + group
-            at = octet_row % RECURRENT * r_strides[0] + head * r_strides[1] + unit * r_strides[2]
-            valid = octet_row < OCTETS * RECURRENT and unit < D
-            for k_half in unroll(2):
-                low = uint32(0)
-                high = uint32(0)
-                if WIDE:
-                    if valid and k + 8 * k_half < D:
-                        low = ld_global_nc_u32(global_at(r_base, (at + k + 8 * k_half) * 2))
-                else:
-                    if valid and k + 8 * k_half < D:
-                        low = uint32(R[at + (k + 8 * k_half) * r_strides[3]])
-                    if valid and k + 8 * k_half + 1 < D:
-                        high = uint32(R[at + (k + 8 * k_half + 1) * r_strides[3]])
-                words[half + 2 * k_half] = uint32(low | uint32(high << uint32(16)))
+        fragment_words()
         st_shared_v4_u32(
             shared_at(target, f * uint32(512)), (words[0], words[1], words[2], words[3])
         )
         f = unknown_u32(f + uint32(1))
+
+
+def fragment_row(half):
+    """Where row group + 8 half of m tile m begins, and whether it is one of R."""
+    octet_row = 2 * m + half
+    unit = unit0 + octet_row // RECURRENT * 8 + group
+    at = octet_row % RECURRENT * r_strides[0] + head * r_strides[1] + unit * r_strides[2]
+    valid = octet_row < OCTETS * RECURRENT and unit < D
 
 
 def fill_buffers():
@@ -66,14 +57,16 @@ def fill_buffers():
     for i in range(thread, BUFFERS * BATCH * PADDED, THREADS):
         row = i // PADDED
         unit = i % PADDED
-        bits = uint16(0)
+        bits = element(0)
         if row < BATCH and row0 + row < row_end and unit < D:
             if options & HAS_STATES:
                 at = (row0 + row) * initial_strides[1] + head * initial_strides[3]
                 bits = initial[at + unit * initial_strides[4]]
             else:
                 bits = narrow(float32(INITIAL[0]))
-        st_shared_u16(shared_at(base, row * PITCH + unit * 2), bits)
+        if SIZE == 4:
+            bits = bits_f32(f32_to_tf32(bits))
+        st_shared_number(shared_at(base, row * PITCH + unit * SIZE), bits)
 
 
 def own_pairs():
@@ -85,23 +78,7 @@ def own_pairs():
         tile = pair % N_TILES
         local_unit = (strip * OCTETS + octet) * 8
         unit_of[p] = int32(rank * UNITS + local_unit + group)
-        place = (tile * TILE_ROWS + group // SPREAD) * PITCH + (rank * UNITS + local_unit) * 2
-        if GRID:
-            octet_row = (rank * CTA_OCTETS + strip * OCTETS + octet) * BATCH
-            octet_row += tile * TILE_ROWS + group // SPREAD
-            place_of[p] = held_u32(uint32(octet_row * 16 + quad * 4))
-        elif CLUSTER > 1:
-            place_of[p] = held_u32(uint32(place))
-        else:
-            place_of[p] = held_u32(shared_at(base, place + quad * 4))
-        place = (tile * TILE_ROWS + group // SPREAD) * TILE_PITCH + local_unit * 2 + quad * 4
-        out_of[p] = held_u32(shared_at(base, OUT_AT + place))
-        for i in unroll(X_LOADS):
-            matrix = min(i * 4 + (lane >> 3), int64(INPUTS - 1))
-            at = (
-                matrix * BATCH + tile * TILE_ROWS + (lane & 7) // SPREAD
-            ) * TILE_PITCH + local_unit * 2
-            x_of[p * X_LOADS + i] = held_u32(shared_at(base, RING_AT + at))
+        own_places(p)
         for j in unroll(BIASES):
             bias[p * BIASES + j] = float32(0.0)
             if unit_of[p] < D:
@@ -126,34 +103,34 @@ def own_chunks():
     """What this thread fetches of the inputs, and writes of the states: where from, where to."""
     for i in unroll(X_CHUNKS):
         item = thread + i * THREADS
-        input_gate = min(item // (BATCH * CTA_OCTETS), int64(INPUTS - 1))
-        row = item // CTA_OCTETS % BATCH
-        octet = item % CTA_OCTETS
-        unit = rank * UNITS + octet * 8
+        input_gate = min(item // (BATCH * CTA_CHUNKS), int64(INPUTS - 1))
+        row = item // CTA_CHUNKS % BATCH
+        chunk = item % CTA_CHUNKS
+        unit = rank * UNITS + chunk * CHUNK
         x_left[i] = int32(0)
-        if item < INPUTS * BATCH * CTA_OCTETS:
+        if item < INPUTS * BATCH * CTA_CHUNKS:
             x_left[i] = int32(D - unit)
         at = min(row0 + row, B - 1) * x_strides[0] + input_gate * x_strides[2]
         at += head * x_strides[3] + min(unit, D - 1) * x_strides[4]
-        x_from[i] = global_at(global_address(Wx), at * 2)
-        place = (input_gate * BATCH + row) * TILE_PITCH + octet * 16
+        x_from[i] = global_at(global_address(Wx), at * SIZE)
+        place = (input_gate * BATCH + row) * TILE_PITCH + chunk * 16
         x_to[i] = held_u32(shared_at(base, RING_AT + place))
     for k in unroll(STATES):
         for i in unroll(OUT_CHUNKS):
             # each state begins with other threads
             item = (thread + k * OUT_SHIFT) % THREADS + i * THREADS
-            row = item // CTA_OCTETS
-            octet = item % CTA_OCTETS
-            unit = rank * UNITS + octet * 8
+            row = item // CTA_CHUNKS
+            chunk = item % CTA_CHUNKS
+            unit = rank * UNITS + chunk * CHUNK
             out_left[k * OUT_CHUNKS + i] = int32(0)
             if row < BATCH and row0 + row < row_end:
                 out_left[k * OUT_CHUNKS + i] = int32(D - unit)
             at = (k * B + row0 + row) * T * H * D + head * D + unit
-            out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * 2)
+            out_to[k * OUT_CHUNKS + i] = global_at(global_address(states), at * SIZE)
             if k == 0 and OUT_FIRST == 1:
-                out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, row * PITCH + unit * 2))
+                out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, row * PITCH + unit * SIZE))
             else:
-                at = (k * BATCH + row) * TILE_PITCH + octet * 16
+                at = (k * BATCH + row) * TILE_PITCH + chunk * 16
                 out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, OUT_AT + at))
 
 
@@ -183,10 +160,10 @@ def fetch_input(slot):
             if WIDE:
                 cp_async_cg_16(shared_at(x_to[i], slot_at), x_from[i])
             else:
-                for u in unroll(8):
+                for u in unroll(CHUNK):
                     if u < x_left[i]:
-                        at = global_at(x_from[i], u * x_strides[4] * 2)
-                        pending[i * 8 + u] = ld_global_nc_u16(at)
+                        at = global_at(x_from[i], u * x_strides[4] * SIZE)
+                        pending[i * CHUNK + u] = ld_global_nc_number(at)
     fetched = int32(fetched + 1)
     if fetched < T:
         for i in unroll(X_CHUNKS):
@@ -202,17 +179,9 @@ def arrive_input():
     else:
         for i in unroll(X_CHUNKS):
             if X_EXACT or x_left[i] > 0:
-                for u in unroll(8):
-                    st_shared_u16(shared_at(x_to[i], slot_at + 2 * u), pending[i * 8 + u])
-
-
-def read_input():
-    """x = the inputs of this step as words of two batch rows, in the accumulators' view."""
-    for p in unroll(OWN):
-        for i in unroll(X_LOADS):
-            matrices = ldmatrix_x4_trans(shared_at(x_of[p * X_LOADS + i], (t & (AHEAD - 1)) * SLOT))
-            for m in unroll(4):
-                x[(p * X_LOADS + i) * 4 + m] = matrices[m]
+                for u in unroll(CHUNK):
+                    at = slot_at + SIZE * u
+                    st_shared_number(shared_at(x_to[i], at), pending[i * CHUNK + u])
 
 
 def fetch_reset(p, e, step):
@@ -298,30 +267,6 @@ def collect_sums():
 # results ----------------------------------------------------------------------------------------
 
 
-def out_states(p, first_state):
-    """The new states into their tiles; s_0 only if it is not read from where it is published."""
-    if OUT_FIRST == 0:
-        out_state(p, 0, first_state)
-    for k in unroll(STATES - 1):
-        pack_state(p, k + 1)
-        out_state(p, k + 1, transpose_8x8(word))
-
-
-def pack_state(p, k):
-    """word = state k of both batch rows; of the one and of nothing where columns are spread."""
-    if COLUMNS == 2:
-        word = pack_two(current[p * 2 * STATES + k], current[(p * 2 + 1) * STATES + k])
-    else:
-        word = pack_two(current[p * STATES + k], float32(0.0))
-
-
-def out_state(p, k, transposed):
-    at = (uint32(1) - odd) * uint32(OUT_TILE) + uint32((k) * (BATCH * TILE_PITCH))
-    moved = transposed  # all lanes take part in what computes it
-    if group % SPREAD == 0:
-        st_shared_u32(shared_at(out_of[p], at), moved)
-
-
 def load_states(side):
     """The states after the step before from their tiles into registers."""
     if WIDE:
@@ -357,13 +302,13 @@ def write_states(side):
                         source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))
                     else:
                         source = shared_at(out_from[k * OUT_CHUNKS + i], (side) * uint32(OUT_TILE))
-                    for u in unroll(8):
+                    for u in unroll(CHUNK):
                         if u < out_left[k * OUT_CHUNKS + i]:
-                            st_global_u16(
-                                global_at(out_to[k * OUT_CHUNKS + i], 2 * u),
-                                ld_shared_u16(shared_at(source, 2 * u)),
+                            st_global_number(
+                                global_at(out_to[k * OUT_CHUNKS + i], SIZE * u),
+                                ld_shared_number(shared_at(source, SIZE * u)),
                             )
-            out_to[k * OUT_CHUNKS + i] = global_at(out_to[k * OUT_CHUNKS + i], H * D * 2)
+            out_to[k * OUT_CHUNKS + i] = global_at(out_to[k * OUT_CHUNKS + i], H * D * SIZE)
 
 
 def write_last():
@@ -384,12 +329,3 @@ def keep_gates(p, e):
         at = ((row_of[p * COLUMNS + e] * T + t) * GATES * H + head) * D + unit_of[p]
         for j in unroll(GATES):
             gates[at + j * H * D] = gate[j]
-
-
-def keep_exact(p):
-    pair = p * SPLITS + split
-    for e in unroll(COLUMNS):
-        if row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e < row_end and unit_of[p] < D:
-            at = ((row_of[p * COLUMNS + e] * T + t) * H + head) * D + unit_of[p]
-            for k in unroll(STATES - 1):
-                exact[k * state_plane + at] = current[(p * COLUMNS + e) * STATES + k + 1]

@@ -9,7 +9,33 @@ from ..cells import Cell
 from .fused_source import cell_text, places
 from .generated import digest_of
 from .template import FOLDER, Function, Part, specialise
-from .tensor_layout import TYPES, WARP, Geometry, Tiling, geometry, parts, state_buffers
+from .tensor_layout import (
+    FORMATS,
+    WARP,
+    Geometry,
+    Tiling,
+    geometry,
+    number_bytes,
+    parts,
+    state_buffers,
+)
+
+_NUMBERS = {
+    2: """
+pack_two = f32x2_to_{short}x2
+widen_two = {short}x2_to_f32x2
+ld_global_nc_number = ld_global_nc_u16
+ld_shared_number = ld_shared_u16
+st_shared_number = st_shared_u16
+st_global_number = st_global_u16
+""",
+    4: """
+ld_global_nc_number = ld_global_nc_f32
+ld_shared_number = ld_shared_f32
+st_shared_number = st_shared_f32
+st_global_number = st_global_f32
+""",
+}
 
 HAS_STATES, HAS_RESET, HAS_LENGTHS = 1, 2, 4
 MOST_POLLS = 1 << 22  # seconds: then a message is lost, and the launch ends with an error
@@ -27,8 +53,7 @@ from flashrnn_numba.kernels.tensor_math import FAST
 globals().update(STORAGE["{dtype}"])
 globals().update(FAST["{dtype}"])
 unknown_u32 = held_u32
-pack_two = f32x2_to_{short}x2
-widen_two = {short}x2_to_f32x2
+{numbers}
 product = streamed_mma(
     {m_tiles}, {n_tiles}, {k_steps}, {registers}, {early}, "{short}", {pitch}, {chains}
 )
@@ -46,21 +71,22 @@ def source(
     keep -- pre-activations and states for backward; masked -- with resets or lengths; wide -- 8
     numbers of Wx, 2 of R, can be moved at once.
     """
-    z = geometry(D, len(cell.recurrent_gates), len(cell.input_gates), len(cell.states), tiling)
-    values = _constants(cell, D, tiling, z, keep, masked, wide)
+    size = number_bytes(dtype)
+    gates = len(cell.recurrent_gates), len(cell.input_gates)
+    z = geometry(D, *gates, len(cell.states), tiling, size)
+    values = _constants(cell, D, tiling, z, size, keep, masked, wide)
     pieces: dict[str, Part] = {
         name: Function("tensor_parts.py", name)
         for name in (
-            "fill_fragments", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
-            "fetch_input", "arrive_input", "read_input", "load_states", "fetch_reset",
-            "restart_states", "collect_sums",
-            "out_states", "out_state", "pack_state", "write_states", "write_last",
-            "keep_gates", "keep_exact",
+            "fill_fragments", "fragment_row", "fill_buffers", "own_pairs", "own_chunks",
+            "initial_states", "fetch_input", "arrive_input", "load_states", "fetch_reset",
+            "restart_states", "collect_sums", "write_states", "write_last", "keep_gates",
         )
     }  # fmt: skip
+    pieces |= _numbers(size)
     sums = "combined_sums" if tiling.splits > 1 else "whole_sums"
     pieces["combine_splits"] = Function("tensor_parts.py", sums)
-    pieces |= _exchange(tiling)
+    pieces |= _exchange(tiling, size)
     streamed = f"fill_fragments(1, 0, {z.in_shared}, resident)"
     pieces["load_streamed"] = streamed if z.in_shared else ""
     pieces["load_resident"] = _load_resident(z)
@@ -77,16 +103,33 @@ def source(
     return _header(cell, dtype, D, tiling, z) + text
 
 
-def _exchange(tiling: Tiling) -> dict[str, Part]:
+def _numbers(size: int) -> dict[str, Part]:
+    """Between the accumulators and memory."""
+    names: tuple[str, ...] = (
+        "fragment_words", "own_places", "read_input", "take_input", "publish_states", "out_states",
+        "sending_lanes", "gather_row",
+    )  # fmt: skip
+    if size == 2:
+        names += ("pack_state", "out_state", "keep_exact")
+    return _from(f"tensor_numbers_{8 * size}.py", names)
+
+
+def _exchange(tiling: Tiling, size: int) -> dict[str, Part]:
     """How s_0 travels: within the CTA, between those of a cluster, or through L2."""
+    numbers = f"tensor_numbers_{8 * size}.py"
     names: tuple[str, ...] = ("open_exchange", "await_exchange")
-    file = "tensor_exchange.py"
     if tiling.grid:
-        file, names = "tensor_grid_exchange.py", (*names, "fetch_mail")
-    elif tiling.cluster == 1:
-        return {**dict.fromkeys(names, ""), "publish": Function(file, "store")}
-    pieces: dict[str, Part] = {name: Function(file, name) for name in names}
-    return pieces | {"publish": Function(file, "send")}
+        grid = ("tensor_grid_exchange.py", (*names, "fetch_mail"))
+        return _from(*grid) | {"publish": Function(numbers, "post")}
+    if tiling.cluster > 1:
+        return _from("tensor_exchange.py", names) | {
+            "publish": Function("tensor_exchange.py", "send")
+        }
+    return {**dict.fromkeys(names, ""), "publish": Function(numbers, "store")}
+
+
+def _from(file: str, names: tuple[str, ...]) -> dict[str, Part]:
+    return {name: Function(file, name) for name in names}
 
 
 class _Divisions(ast.NodeTransformer):
@@ -111,7 +154,8 @@ def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:
             str(FOLDER / "tensor_math.py"),
         ),
         dtype=dtype,
-        short=TYPES[dtype],
+        numbers=_NUMBERS[number_bytes(dtype)].format(short=FORMATS[dtype]).strip(),
+        short=FORMATS[dtype],
         m_tiles=z.m_tiles,
         n_tiles=tiling.n_tiles,
         k_steps=z.k_steps,
@@ -145,11 +189,13 @@ def _load_resident(z: Geometry) -> str:
 
 
 def _constants(
-    cell: Cell, D: int, tiling: Tiling, z: Geometry, keep: bool, masked: bool, wide: bool
+    cell: Cell, D: int, tiling: Tiling, z: Geometry, size: int, keep: bool, masked: bool, wide: bool
 ) -> dict[str, Any]:
     gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), tiling.batch
     spread = tiling.spread
-    chunks = batch * z.units // 8  # 16 bytes of a tile [row][unit]
+    chunks = batch * z.units * size // 16  # 16 bytes of a tile [row][unit]
+    loads = -(-inputs // 4)
+    fans = 4 * spread if size == 2 else 2 * spread
     takers = z.groups * WARP
     awaited = z.k_steps * 2 * batch  # 16 bytes of s_0 that warps of one split wait for
     return {
@@ -178,8 +224,10 @@ def _constants(
         "MOST_POLLS": MOST_POLLS,
         "POLLS_EXACT": int(awaited % takers == 0),
         "PART_CHUNKS": awaited,
-        "SENDS": -(-tiling.cluster // (4 * spread)),
-        "FANS": 4 * spread,
+        "SENDS": -(-tiling.cluster // fans),
+        "FANS": fans,
+        "SIZE": size,
+        "CHUNK": 16 // size,
         "SPREAD": spread,
         "COLUMNS": 2 // spread,
         "TILE_ROWS": 8 // spread,
@@ -196,13 +244,15 @@ def _constants(
         "OWN": z.own_pairs,
         "EVEN": int(z.own_pairs * tiling.splits == z.pairs),
         "THREADS": z.threads,
-        "CTA_OCTETS": z.units // 8,
-        "X_LOADS": -(-inputs // 4),
+        "CTA_CHUNKS": z.units * size // 16,
+        "X_LOADS": loads,
+        "X_PLACES": max(1, loads) if size == 2 else 1,
+        "X_WORDS": max(1, 4 * loads if size == 2 else inputs * (2 // spread)),
         "X_CHUNKS": -(-inputs * chunks // z.threads),
         "X_EXACT": int(inputs * chunks % z.threads == 0 and z.padded == D),
         "OUT_CHUNKS": -(-chunks // z.threads),
         "OUT_SHIFT": z.threads - chunks % z.threads,
-        "OUT_FIRST": int(tiling.cluster == 1 and not masked),
+        "OUT_FIRST": int(tiling.cluster == 1 and not masked and size == 2),
         "OUT_TILE": len(cell.states) * batch * z.tile_pitch,
         "SLOT": inputs * batch * z.tile_pitch,
         "PARTS": parts(tiling),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gpu_support import Case, build, compare
 
 from flashrnn_numba.kernels import backends
-from flashrnn_numba.kernels.interface import Gradients, Task
+from flashrnn_numba.kernels.interface import Gradients
 from flashrnn_numba.testing.transfer import from_backend, to_backend
 
 POISON_BYTES = 256 << 20
@@ -28,7 +29,7 @@ def poison() -> None:
 def run(case: Case, backend: str) -> tuple[Any, Any, Gradients]:
     """All results of a call, as NumPy arrays."""
     task, inputs, dstates, dlast = build(case)
-    task = Task(task.cell, task.B, task.T, task.H, task.D, task.dtype, "cupy", task.clip)
+    task = replace(task, kind="cupy")
     inputs = type(inputs)(*(to_backend(a, "cupy") for a in inputs))
     dstates, dlast = to_backend(dstates, "cupy"), to_backend(dlast, "cupy")
     chosen = backends.choose(task, backend)

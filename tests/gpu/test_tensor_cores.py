@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from device_support import check, run
 from gpu_support import CELLS, Case, build, mixed
 
-from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels import fused_backend
-from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.kernels.machine import gpu
 
 
 def check_on_tensor_cores(case: Case) -> None:
     task, *_ = build(case)
-    task = Task(get_cell(case.function), task.B, task.T, task.H, task.D, task.dtype, "cupy")
     device = gpu().device()
     for direction in ("forward", "backward"):
-        assert fused_backend.uses_tensor_cores(task, device, direction)
+        assert fused_backend.uses_tensor_cores(replace(task, kind="cupy"), device, direction)
     check(case, "fused")
 
 
@@ -30,6 +29,16 @@ def test_head_dimensions(D):
 @pytest.mark.parametrize("function", [*CELLS, mixed], ids=str)
 def test_cells(function, D):
     check_on_tensor_cores(Case(function, "float16", B=5, T=33, H=2, D=D, clip=0.5))
+
+
+@pytest.mark.parametrize("D", [17, 64, 128, 160])
+@pytest.mark.parametrize("function", ["lstm", "gru"])
+def test_float32_with_products_in_tf32(function, D):
+    case = Case(function, B=11, T=40, H=2, D=D, precision="tf32")
+    task, *_ = build(case)
+    assert fused_backend.uses_tensor_cores(replace(task, kind="cupy"), gpu().device(), "forward")
+    check(case, "fused")
+    check(case, "alternating")
 
 
 @pytest.mark.parametrize("B", [1, 8, 33, 128, 256])
@@ -56,9 +65,7 @@ def test_long_sequences(D):
     [
         Case("lstm", "bfloat16", B=11, T=40, H=1, D=1024, clip=0.5),
         Case("lstm", "float16", B=3, T=20, H=1, D=2048),
-        Case(
-            "gru", "bfloat16", B=20, T=20, H=2, D=1000
-        ),  # several launches
+        Case("gru", "bfloat16", B=20, T=20, H=2, D=1000),  # several launches
         Case("slstm", "bfloat16", B=1, T=500, H=1, D=800),
         Case("lstm", "bfloat16", B=16, T=1024, H=1, D=1024, reset=False, lengths=False),
     ],

@@ -51,6 +51,7 @@ class Case:
     dlast: bool = True
     dstates: bool = True
     seed: int = 0
+    precision: str = "exact"
 
     def with_(self, **changes: Any) -> Case:
         return replace(self, **changes)
@@ -81,7 +82,7 @@ def build(case: Case) -> tuple[Task, Inputs, Any, Any]:
         lengths[0] = T  # one row is whole, so that something happens at every step
     dstates = normal(S, B, T, H, D) if case.dstates else None
     dlast = normal(S, B, 1, H, D) if case.dlast else None
-    task = Task(c, B, T, H, D, case.dtype, "numpy", case.clip)
+    task = Task(c, B, T, H, D, case.dtype, "numpy", case.clip, case.precision)
     return task, Inputs(Wx, R, b, states, reset, lengths), dstates, dlast
 
 
@@ -107,7 +108,7 @@ def assert_close(name: str, got: Any, expected: Any, allowed: float) -> None:
 def compare(case: Case, states: Any, last: Any, gradients: Any) -> None:
     """All results of a backend against the oracle."""
     expected_states, expected_last, expected = oracle(case)
-    allowed = tolerance(case.dtype, max(1, case.T), case.D, max(1, case.B))
+    allowed = tolerance(case.dtype, max(1, case.T), case.D, max(1, case.B), case.precision)
     assert_close("states", states, expected_states, allowed)
     assert_close("last", last, expected_last, allowed)
     if gradients is not None:

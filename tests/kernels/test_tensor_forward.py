@@ -66,7 +66,7 @@ def check(cell, dtype, shape, chosen, *, keep=True, schedule=None, **options):
     B, T, _, D = shape
     problem = random_problem(find(cell), dtype, shape, **options)
     found = errors(problem, EmulatedMachine(schedule=schedule), chosen, keep)
-    assert max(found) < tolerance(dtype, T, D, B), found
+    assert max(found) < tolerance(dtype, T, D, B, "tf32"), found
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,34 @@ def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape,
     """Also with the words of a message arriving one by one, in any order."""
     for schedule in (None, 3):
         check(cell, dtype, shape, replace(chosen, grid=True), schedule=schedule, **options)
+
+
+@pytest.mark.parametrize(
+    ("cell", "shape", "chosen", "options"),
+    [
+        ("lstm", (3, 4, 2, 32), tiling(registers=3, chains=2, early=2), {}),
+        ("gru", (9, 3, 1, 40), tiling(n_tiles=2, registers=4), {"reset": True}),
+        ("mixed", (2, 4, 2, 17), tiling(), {"lengths": True, "states": False}),
+        ("elman", (5, 4, 1, 16), tiling(octets=2, splits=2, spread=2), {"states": False}),
+        ("lstm", (9, 4, 1, 32), tiling(2, 2, registers=3), {}),
+        ("lstm", (3, 4, 1, 24), tiling(4, spread=2), {"reset": True, "lengths": True}),
+        ("slstm", (3, 4, 1, 32), tiling(2, octets=2, splits=2, spread=2), {}),
+        ("gru", (1, 3, 1, 48), tiling(3, splits=3, grid=True), {"reset": True, "lengths": True}),
+    ],
+)
+def test_float32_with_products_in_tf32(cell, shape, chosen, options):
+    """One CTA, clusters and through L2."""
+    for schedule in (None, 1):
+        check(cell, "float32", shape, chosen, schedule=schedule, **options)
+
+
+def test_tf32_is_used_where_it_is_asked_for():
+    task = oracle_task(
+        get_cell("lstm"), random_problem(get_cell("lstm"), "float32", (1, 1, 1, 16)).inputs
+    )
+    assert "precision='tf32'" in tensor.no_tiling(task, H200)
+    assert tensor.no_tiling(replace(task, precision="tf32"), H200) is None
+    assert "does not fit" in tensor.no_tiling(replace(task, precision="tf32", D=768), H200)
 
 
 def test_what_does_not_run_at_once_runs_in_further_launches():
@@ -219,10 +247,19 @@ def test_divisions_become_calls():
 )
 def test_chosen_tilings_do_not_spill(cc, cell, D, H, B):
     """(A 768-unit head fills all registers and spills before the first step: see the notes.)"""
+    assert_no_spills(cc, cell, "bfloat16", D, H, B)
+
+
+@needs_ptxas
+def test_tilings_for_tf32_do_not_spill():
+    assert_no_spills((9, 0), "lstm", "float32", 256, 3, 16)
+
+
+def assert_no_spills(cc, cell, dtype, D, H, B):
     device = {(8, 0): Device.named("A100"), (9, 0): H200, (10, 0): Device.named("B200")}[cc]
-    chosen = choose_tiling(get_cell(cell), "bfloat16", B, H, D, device)
+    chosen = choose_tiling(get_cell(cell), dtype, B, H, D, device)
     variant = tensor.Variant(keep=True, masked=False, wide=True)
-    p = tensor.program(get_cell(cell), "bfloat16", D, chosen, variant)
+    p = tensor.program(get_cell(cell), dtype, D, chosen, variant)
     used = assemble(compile_to_ptx(p, cc), cc)
     assert (used.spill_stores, used.spill_loads, used.shared_bytes) == (0, 0, 0)
     assert H200.blocks_per_sm(p.threads, used.registers, p.shared_bytes) >= 1
@@ -245,20 +282,22 @@ PROBLEMS = [
 ]
 
 
-THROUGH_L2 = [("lstm", D, 1, B, True) for D in (768, 1024, 2048) for B in (1, 16)]
+THROUGH_L2 = [("lstm", D, 1, B, True, 2) for D in (768, 1024, 2048) for B in (1, 16)]
+TF32 = [("lstm", D, H, 16, False, 4) for D, H in ((64, 12), (100, 6), (256, 3), (512, 1))]
 
 
 @pytest.mark.parametrize(
-    ("cell", "D", "H", "B", "grid"), [*((*p, False) for p in PROBLEMS), *THROUGH_L2]
+    ("cell", "D", "H", "B", "grid", "size"),
+    [*((*p, False, 2) for p in PROBLEMS), *THROUGH_L2, *TF32],
 )
-def test_the_model_counts_shared_memory_exactly(cell, D, H, B, grid):
+def test_the_model_counts_shared_memory_exactly(cell, D, H, B, grid, size):
     cell = find(cell)
-    problem, expression = model(cell, B, H, D, H200, grid)
+    problem, expression = model(cell, B, H, D, H200, grid, size)
     solution = problem.solve(minimize=expression)
     counts, z = Counts.of(cell), SimpleNamespace(**solution)
     s = sizes(counts, z)
     chosen = tiling_of(cell, solution)
-    g = geometry(D, counts.recurrent, counts.inputs, counts.states, chosen)
+    g = geometry(D, counts.recurrent, counts.inputs, counts.states, chosen, size)
     assert (s.shared_bytes, s.warps, s.in_shared) == (g.shared_bytes, g.warps, g.in_shared)
     assert g.shared_bytes <= H200.shared_per_block
     assert g.padded >= D

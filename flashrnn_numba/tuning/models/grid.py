@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ...kernels import tensor as launching
 from ...kernels.interface import Task
-from ...kernels.tensor_layout import grid_exchange
+from ...kernels.tensor_layout import grid_exchange, number_bytes
 from ..hardware import Device
 from . import tensor
 from .common import Direction, Footprint, Solution, Statement, evaluate
@@ -43,7 +43,9 @@ class Grid(TensorCores):
         return reason
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
-        return (Statement(*tensor.model(task.cell, task.B, task.H, task.D, device, grid=True)),)
+        size = number_bytes(task.dtype)
+        shape = task.B, task.H, task.D
+        return (Statement(*tensor.model(task.cell, *shape, device, grid=True, size=size)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         return self.build(task, device, direction)[0]

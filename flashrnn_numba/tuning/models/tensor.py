@@ -15,7 +15,13 @@ from typing import Any
 
 from ...cells import Cell
 from ...cells.expression import topological
-from ...kernels.tensor_layout import FRAGMENT_BYTES, Tiling, grid_exchange, padded_head
+from ...kernels.tensor_layout import (
+    FRAGMENT_BYTES,
+    Tiling,
+    grid_exchange,
+    number_bytes,
+    padded_head,
+)
 from .. import expressions
 from ..hardware import Device
 from ..problem import Problem
@@ -90,14 +96,16 @@ def batch_class(B: int) -> int:
 
 def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device) -> Tiling | None:
     """The best tiling, or None where nothing holds R of one head."""
-    return _choose(cell, batch_class(B), H, D, device, grid_exchange())
+    return _choose(cell, number_bytes(dtype), batch_class(B), H, D, device, grid_exchange())
 
 
 @lru_cache(maxsize=1024)
-def _choose(cell: Cell, B: int, H: int, D: int, device: Device, grid: bool) -> Tiling | None:
+def _choose(
+    cell: Cell, size: int, B: int, H: int, D: int, device: Device, grid: bool
+) -> Tiling | None:
     for through_l2 in (False, True) if grid else (False,):
         if groups_of_ctas(D, device, through_l2):
-            problem, cost = model(cell, B, H, D, device, through_l2)
+            problem, cost = model(cell, B, H, D, device, through_l2, size)
             solution = problem.solve(minimize=cost)
             if solution is not None:
                 return tiling_of(cell, solution)
@@ -136,17 +144,19 @@ def groups_of_ctas(D: int, device: Device, grid: bool) -> dict[int, tuple[int, i
 
 
 def model(
-    cell: Cell, B: int, H: int, D: int, device: Device, grid: bool = False
+    cell: Cell, B: int, H: int, D: int, device: Device, grid: bool = False, size: int = 2
 ) -> tuple[Problem, Any]:
-    """(the problem, its cost in cycles) for the class of the batch size."""
+    """(the problem, its cost in cycles) for the class of the batch size; size -- bytes of a number:
+    4 with products in TF32."""
     B = batch_class(B)
     p, counts = Problem(), Counts.of(cell)
     groups = groups_of_ctas(D, device, grid)
     octets, splits = (1, 2, 3, 4), (1, 2, 4, 8) if grid else (1, 2, 4)
-    heads = {padded_head(D, c, o, s) for c in groups for o in octets for s in splits}
+    heads = {padded_head(D, c, o, s, size) for c in groups for o in octets for s in splits}
     at_once, latencies, slopes = (sorted(set(n)) for n in zip(*groups.values(), strict=True))
     z = SimpleNamespace(
         grid=p.variable("grid", [int(grid)]),
+        size=p.variable("size", [size]),
         cluster=p.variable("cluster", sorted(groups)),
         n_tiles=p.variable("n_tiles", (1, 2, 4)),
         octets=p.variable("octets", octets),
@@ -165,7 +175,7 @@ def model(
         known = (z.at_once == count) & (z.latency == latency) & (z.slope == slope)
         p.require((z.cluster != c) | known, name=f"{c} CTAs a head")
     p.require(z.padded % (z.cluster * z.octets * 8) == 0, name="whole octets a warp")
-    p.require(z.padded % (z.splits * 16) == 0, name="whole k steps a split")
+    p.require(z.padded % (z.splits * (32 // size)) == 0, name="whole k steps a split")
     p.require((z.spread == 1) | (z.n_tiles == 1), name="spread columns with one n tile")
     # sums have two buffers where parts of s_0 are waited for one by one (tensor_layout.parts)
     alone, parts = z.splits == 1, z.splits > 1
@@ -202,7 +212,7 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     groups = units // (8 * z.octets)
     warps = groups * z.splits
     m_tiles = -(-z.octets * counts.recurrent // 2)
-    k_steps = z.padded // (16 * z.splits)
+    k_steps = z.padded * z.size // (32 * z.splits)
     pairs = z.octets * z.n_tiles
     own = -(-pairs // z.splits)
     fragments = m_tiles * k_steps
@@ -212,13 +222,14 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     left = _register_limit(warps) - needed
     in_registers = minimum(fragments, left // 4)
     in_shared = fragments - in_registers
-    tile = batch * 16 * (units // 8 + 1 - units // 8 % 2)
+    chunks = units * z.size // 16
+    tile = batch * 16 * (chunks + 1 - chunks % 2)
     sums = z.buffers * groups * pairs * (z.splits - 1) * counts.recurrent * 256
     room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
     room = maximum(room, minimum(4, maximum(1, in_registers)) * FRAGMENT_BYTES * warps)
     barriers = 16 * (1 + (z.buffers - 1) * (z.splits - 1))
     state_buffers = 2 - z.grid * minimum(z.splits - 1, 1)
-    shared = state_buffers * batch * (2 * z.padded + 16) + room + barriers
+    shared = state_buffers * batch * (z.size * z.padded + 16) + room + barriers
     shared = shared + warps * in_shared * FRAGMENT_BYTES
     return SimpleNamespace(
         units=units,
@@ -266,7 +277,7 @@ def cost(counts: Counts, B: int, H: int, z: Any, s: Any) -> Any:
     pointwise = pointwise + s.own * counts.cycles  # its latency
     tiles = -(-B // s.batch)
     rows = minimum(s.batch, -(-B // maximum(1, z.at_once // H)))
-    exchange = z.latency + z.slope * rows * s.units * 2 // 100
+    exchange = z.latency + z.slope * rows * s.units * z.size // 100
     waves = -(-(tiles * H) // z.at_once)
     step = STEP + WARP * per_scheduler + product + minimum(combine, 400) + pointwise + exchange
     # a second block on an SM costs half as much again

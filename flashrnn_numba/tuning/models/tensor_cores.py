@@ -12,7 +12,7 @@ from ...kernels import tensor as launching
 from ...kernels import tensor_backward as backward_kernel
 from ...kernels import tensor_backward_run as running
 from ...kernels.interface import Task
-from ...kernels.tensor_layout import Geometry, Tiling, geometry, unsuited
+from ...kernels.tensor_layout import Geometry, Tiling, geometry, number_bytes, unsuited
 from ..hardware import Device
 from . import tensor, tensor_backward
 from .common import Direction, Footprint, Solution, Statement, evaluate, residency
@@ -37,12 +37,14 @@ class TensorCores:
         return f"fused, tensor cores, a cluster of {solution['cluster']} blocks a head"
 
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
-        return unsuited(task, device)
+        return unsuited(task, device, tf32=direction == "forward")
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         if direction == "backward":
             return _backward_statements(task, device)
-        return (Statement(*tensor.model(task.cell, task.B, task.H, task.D, device)),)
+        size = number_bytes(task.dtype)
+        shape = task.B, task.H, task.D
+        return (Statement(*tensor.model(task.cell, *shape, device, size=size)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         if direction == "backward":
@@ -96,7 +98,7 @@ def forward_tiling(task: Task, solution: Solution) -> Tiling:
 def forward_geometry(task: Task, tiling: Tiling) -> Geometry:
     cell = task.cell
     gates = len(cell.recurrent_gates), len(cell.input_gates)
-    return geometry(task.D, *gates, len(cell.states), tiling)
+    return geometry(task.D, *gates, len(cell.states), tiling, number_bytes(task.dtype))
 
 
 def exchange_cycles(task: Task, solution: Solution) -> int:
@@ -104,7 +106,7 @@ def exchange_cycles(task: Task, solution: Solution) -> int:
     if z.cluster == 1:
         return 0
     rows = min(s.batch, -(-max(1, task.B) // max(1, z.at_once // task.H)))
-    return z.latency + z.slope * rows * s.units * 2 // 100
+    return z.latency + z.slope * rows * s.units * z.size // 100
 
 
 def _tell_forward(task: Task, solution: Solution) -> dict[str, str]:
