@@ -16,9 +16,9 @@ whole rows side by side. Who fetches or writes them is not who computes with the
 two is the step's one barrier of the block: at its end with one CTA, in combine_splits where warps
 share a sum, else after s_0 has arrived.
 
-A pair (octet, n tile) in the accumulators: a thread has unit `group`, rows 2 quad and 2 quad + 1. In
-memory units are neighbours. tensor_numbers_16.py and tensor_numbers_32.py lead from one to the
-other, for numbers of 16 and of 32 bits.
+In the accumulators a thread has unit `group` and rows 2 quad and 2 quad + 1 of a pair (octet, n
+tile); in memory units are neighbours. tensor_numbers_16.py and tensor_numbers_32.py lead from one
+to the other, for numbers of 16 and of 32 bits.
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841, SIM102

@@ -1,6 +1,6 @@
 """Parts of the tensor-core forward kernel for float32 with products in TF32.
 
-A thread moves its own numbers, unit `group` of rows 2 quad and 2 quad + 1 (of row quad where columns
+A thread moves its own numbers, unit `group` of rows 2 quad and 2 quad + 1 (row quad where columns
 are spread), one by one; only s_0 is rounded, on its way to who multiplies with it.
 """
 # mypy: ignore-errors
