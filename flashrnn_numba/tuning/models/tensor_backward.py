@@ -66,7 +66,7 @@ def spreads(D: int, device: Device, grid: bool) -> list[Spread]:
     if not grid:
         most = min(device.max_cluster, tiles)
         return [Spread(n) for n in CLUSTERS if n <= most]
-    found = {}
+    found: dict[Spread, None] = {}
     for own, multiple in itertools.product(range(1, MOST_OWN_TILES + 1), (1, 4, 8)):
         needed = -(-tiles // own)
         n = -(-needed // multiple) * multiple
