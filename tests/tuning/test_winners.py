@@ -127,3 +127,8 @@ def test_emulated_machines_have_no_winners(machine):
     task = TASKS["portable"]
     assert winners.winner(EmulatedMachine(H200), "portable", task, "forward") is None
     assert winners.winner(machine, "portable", task, "forward") is not None
+
+
+def test_without_a_cache_nothing_is_imported(machine, monkeypatch):
+    monkeypatch.setattr(winners, "_look_up", None)
+    assert winners.winner(machine, "portable", TASKS["portable"], "forward") is None
