@@ -109,6 +109,7 @@ def _choose(
     cell: Cell, B: int, H: int, D: int, device: Device, largest_tile: int, grid: bool
 ) -> Choice | None:
     ways = spreads(D, device, False) + (spreads(D, device, True) if grid else [])
+    ways = [spread for spread in ways if _could_hold(cell, spread, D, device)]
     best: Choice | None = None
     for spread, tile in itertools.product(ways, TILES):
         if tile > largest_tile or (tile > 1 and tile >= 2 * B):
@@ -119,6 +120,14 @@ def _choose(
         if found and (best is None or found.cost < best.cost):
             best = found
     return best
+
+
+def _could_hold(cell: Cell, spread: Spread, D: int, device: Device) -> bool:
+    """Whether a block's share of R is no more than its registers and shared memory together: most
+    clusters of a large head need not be looked at."""
+    own = -(-D // (16 * spread.blocks))
+    fragments = len(cell.recurrent_gates) * own * own * spread.blocks
+    return fragments * FRAGMENT <= device.shared_per_block + 4 * device.registers_per_block
 
 
 def _at_least(cell: Cell, spread: Spread, B: int, H: int, D: int, device: Device, tile: int) -> int:
