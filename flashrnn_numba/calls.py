@@ -20,7 +20,7 @@ from .cells import Cell, get_cell
 from .checks import check_call, check_cotangents, check_kinds
 from .kernels import machine
 from .kernels.backends import choose
-from .kernels.interface import Backend, Gradients, Inputs, PlanningBackend, Task
+from .kernels.interface import Backend, Gradients, Inputs, Task, plans
 from .kernels.machine import Machine
 from .kernels.recent import Recent
 
@@ -102,7 +102,7 @@ class PlannedCall:
         self._given = replace(task, kind="cupy") if task.kind == "dlpack" else task
         self._backwards = Recent(_COTANGENTS)
         self._forward: Callable[[Inputs], Results]
-        if isinstance(backend, PlanningBackend):
+        if plans(backend):
             self._forward = backend.prepare_forward(self._given, inputs, keep)
         else:
             self._forward = partial(backend.forward, self._given, keep=keep)
@@ -130,7 +130,7 @@ class PlannedCall:
 
     def _plan_backward(self, inputs: Inputs, dstates: Any, dlast: Any) -> Callable[..., Gradients]:
         _check_device(self._on, self._ordinal, dstates=dstates, dlast=dlast)
-        if not isinstance(self._backend, PlanningBackend):
+        if not plans(self._backend):
             return partial(self._backend.backward, self._given)
         with self._on.within(self._ordinal):
             return self._backend.prepare_backward(self._given, inputs, dstates, dlast)

@@ -101,10 +101,9 @@ class Launch:
 
     def _block(self) -> _Block:
         pointers = (ctypes.c_uint64 * self._pointers)()
-        first, constants = ctypes.addressof(pointers), ctypes.addressof(self._constants)
-        pointer_places = (first + 8 * i for i in range(self._pointers))
+        starts = ctypes.addressof(self._constants), ctypes.addressof(pointers)
         parameters = (ctypes.c_void_p * len(self._places))(
-            *(next(pointer_places) if at is None else constants + at for at in self._places)
+            *[starts[pointer] + at for pointer, at in self._places]
         )
         grid, block, shared_bytes = self._shape
         count = len(self._attributes)
@@ -127,21 +126,23 @@ class _Block:
 
 def _constants(
     types: Sequence[str], constants: Sequence[Any]
-) -> tuple[ctypes.Array, list[int | None]]:
-    """(all constants side by side, for each parameter its place among them; None: a pointer). The
-    elements of a tuple are parameters of their own."""
+) -> tuple[ctypes.Array, list[tuple[bool, int]]]:
+    """(all constants side by side, for each parameter whether it is a pointer, and its place among
+    the pointers or constants). The elements of a tuple are parameters of their own."""
     data, values = bytearray(), iter(constants)
-    places: list[int | None] = []
+    places: list[tuple[bool, int]] = []
+    pointers = 0
     expected = sum(not kind.endswith("*") for kind in types)
     if len(constants) != expected:
         raise ValueError(f"{len(constants)} constants for the {expected} in {tuple(types)}")
     for kind in types:
         if kind.endswith("*"):
-            places.append(None)
+            places.append((True, 8 * pointers))
+            pointers += 1
             continue
         value, form = next(values), {"float32": "=fxxxx", "float64": "=d"}.get(kind, "=q")
         for number in value if isinstance(value, tuple) else (value,):
-            places.append(len(data))
+            places.append((False, len(data)))
             data += struct.pack(form, number)
     return (ctypes.c_char * (len(data) + 1)).from_buffer_copy(data + b"\0"), places
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from ..cells import Cell
 
@@ -68,7 +68,6 @@ class Backend(Protocol):
         """The vector-Jacobian product; dstates and dlast may be None (zero)."""
 
 
-@runtime_checkable
 class PlanningBackend(Backend, Protocol):
     """A backend that can do beforehand what depends on the arrays' metadata only. What is prepared
     holds for other arrays of the same metadata, on the same device."""
@@ -82,3 +81,7 @@ class PlanningBackend(Backend, Protocol):
         self, task: Task, inputs: Inputs, dstates: Any, dlast: Any
     ) -> Callable[..., Gradients]:
         """A function of inputs, kept, dstates and dlast."""
+
+
+def plans(backend: Backend) -> TypeGuard[PlanningBackend]:
+    return hasattr(backend, "prepare_forward")

@@ -86,7 +86,7 @@ def test_parameters_fit_the_compiled_kernel():
     assert (arrays, constants) == (["x"], [(7, 8), 0.5, 3])
     assert launch.together(DOUBLE, arrays, constants) == ["x", (7, 8), 0.5, 3]
     data, places = driver._constants(DOUBLE.arguments, constants)
-    assert places == [None, 0, 8, 16, 24]
+    assert places == [(True, 0), (False, 0), (False, 8), (False, 16), (False, 24)]
     assert np.frombuffer(data, np.int64, 2).tolist() == [7, 8]
     assert np.frombuffer(data, np.float32, 1, 16) == 0.5
     ptx = launch.compile_to_ptx(DOUBLE, (8, 0))
