@@ -2,7 +2,7 @@
 
     gradients = run_backward(machine, task, inputs, kept, dstates, dlast)
 
-`kept` is what the forward keeps (fused.Kept: pre-activations and the states but s_0 in float32).
+`kept` is what the forward keeps (passes.Kept: pre-activations and the states but s_0 in float32).
 """
 
 from __future__ import annotations
