@@ -11,13 +11,10 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any
 
@@ -30,11 +27,11 @@ from flashrnn_numba.tuning.measure import kernel_tiling, measurer, rehearsal
 from flashrnn_numba.tuning.models.common import DIRECTIONS, Direction, Solution
 from flashrnn_numba.tuning.models.registry import model
 
+from .served import STUCK, Deadline, Served, cores, hidden_gpu
+
 BEST, MOST = 12, 3000  # tilings looked at: the best of each problem, and so many others in all
 COMPILING = 0.6  # of the time there is
 PATIENCE = 15.0  # seconds for one tiling, four times that to prepare it: what takes longer hangs
-STUCK = 600.0  # seconds for one compilation
-FOREVER = float("inf")
 
 
 @dataclass(frozen=True)
@@ -93,17 +90,6 @@ class Sample:
         self.failed.append({"solution": self.tilings[place][1], "error": text})
 
 
-class Deadline:
-    """Seconds left."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.end = time.perf_counter() + (FOREVER if seconds is None else seconds)
-
-    @property
-    def left(self) -> float:
-        return max(0.0, self.end - time.perf_counter())
-
-
 def compare(
     device: Device,
     cases: Sequence[Case],
@@ -126,7 +112,7 @@ def compare(
 
     samples = prepared(device, cases, tilings, deadline)
     # one process for each case: most of a tiling's time is Python's, which the cores share
-    with ThreadPoolExecutor(max(2, min(len(cases), _cores() // 2))) as threads:
+    with ThreadPoolExecutor(max(2, min(len(cases), cores() // 2))) as threads:
         list(threads.map(one, samples))
     return rows
 
@@ -139,8 +125,8 @@ def prepared(
 ) -> list[Sample]:
     """The tilings of all cases, compiled as far as the time allows."""
     until = Deadline(COMPILING * deadline.left)
-    with _hidden_gpu():
-        pool = multiprocessing.get_context("spawn").Pool(_cores())
+    with hidden_gpu():
+        pool = multiprocessing.get_context("spawn").Pool(cores())
         samples = pool.starmap(sampled, [(case, device, tilings) for case in cases])
         # the choices and the best of each case first, should the time not do for all
         places = [(n, sample) for sample in samples for n in range(len(sample.tilings))]
@@ -160,24 +146,6 @@ def prepared(
     ready = sum(len(sample.ready) for sample in samples)
     print(f"{ready} of {len(jobs)} tilings compiled", flush=True)
     return samples
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-class _hidden_gpu:  # noqa: N801 -- used as a context
-    """Processes started meanwhile see no GPU: compilers would only make contexts on it."""
-
-    def __enter__(self) -> None:
-        self.before = os.environ.get("CUDA_VISIBLE_DEVICES")
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = self.before
 
 
 def compiled(case: Case, device: Device, solution: Solution) -> None:
@@ -336,81 +304,20 @@ class Stopwatch:
         work: Callable[[Case, Solution, int], float],
         alone: Lock,
     ) -> None:
-        self._functions = rehearse, work
+        self._served = Served((rehearse, work), harmless=(0,))
         self._alone = alone
-        self._process: Any = None
-        self._pipe: Any = None
 
     def __enter__(self) -> Stopwatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self._served.stop()
 
     def time(self, case: Case, solution: Solution, runs: int, patience: float) -> float:
         """RuntimeError with the reason where the tiling does not run, or not in time."""
-        if self._process is None:
-            self._start()
-        self._ask(0, 4 * patience, case, solution)
+        self._served.ask(0, 4 * patience, case, solution)
         with self._alone:
-            return float(self._ask(1, patience, case, solution, runs))
-
-    def _ask(self, function: int, patience: float, *arguments: Any) -> Any:
-        try:
-            self._pipe.send((function, arguments))
-            if not self._pipe.poll(patience):
-                raise RuntimeError(f"no end after {patience:.0f} s")
-            kind, value = self._pipe.recv()
-        except (RuntimeError, EOFError, OSError) as error:
-            self._stop()
-            raise RuntimeError(str(error) or "the timing process died") from error
-        if kind == "broken":
-            self._stop()
-        if kind != "done":
-            raise RuntimeError(value)
-        return value
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._functions), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
-
-
-def _serve(pipe: Connection, functions: Sequence[Callable[..., Any]]) -> None:
-    for function, arguments in _received(pipe):
-        try:
-            pipe.send(("done", functions[function](*arguments)))
-        except Exception as error:
-            kind = "error" if function == 0 or _alive() else "broken"
-            pipe.send((kind, f"{type(error).__name__}: {error}"))
-
-
-def _received(pipe: Connection) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    try:
-        while True:
-            yield pipe.recv()
-    except EOFError:
-        return
-
-
-def _alive() -> bool:
-    """Whether the CUDA context outlived an error; an illegal access breaks it for good."""
-    try:
-        import cupy
-
-        cupy.cuda.runtime.deviceSynchronize()
-    except Exception:
-        return False
-    return True
+            return float(self._served.ask(1, patience, case, solution, runs))
 
 
 def rehearse_on_host(case: Case, solution: Solution) -> None:

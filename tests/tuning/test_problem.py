@@ -12,8 +12,8 @@ import pytest
 from flashrnn_numba.tuning import Problem, SearchLimit, maximum, minimum
 from flashrnn_numba.tuning.store import divisors
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from solver import flashrnn_lstm, tiling
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.solver import flashrnn_lstm, tiling
 
 LARGE = range(1, (1 << 30) + 1)
 
