@@ -204,7 +204,8 @@ def unsuited(task: Task, device: Device, tf32: bool = False) -> str | None:
 def too_large(task: Task, device: Device) -> str:
     """What to say where no tiling holds R of one head."""
     gates = len(task.cell.recurrent_gates)
+    count = device.sms if grid_exchange() else device.max_cluster
     return (
         f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
-        f"registers and shared memory of {device.max_cluster} multiprocessors of {device.name}"
+        f"registers and shared memory of {count} multiprocessors of {device.name}"
     )

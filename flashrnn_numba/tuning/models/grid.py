@@ -11,7 +11,7 @@ from ...kernels import tensor as launching
 from ...kernels.interface import Task
 from ...kernels.tensor_layout import grid_exchange, number_bytes
 from ..hardware import Device
-from . import tensor
+from . import tensor, tensor_backward, tensor_backward_plan
 from .common import Direction, Footprint, Solution, Statement, evaluate
 from .tensor_cores import TensorCores, exchange_cycles, forward_geometry, forward_tiling
 
@@ -36,18 +36,24 @@ class Grid(TensorCores):
 
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
         reason = super().refuses(task, device, direction)
-        if reason is None and direction == "backward":
-            reason = "only the forward pass is modelled"
-        if reason is None and not tensor.groups_of_ctas(task.D, device, True):
+        if direction == "forward":
+            some = bool(tensor.groups_of_ctas(task.D, device, True))
+        else:
+            some = bool(tensor_backward.spreads(task.D, device, True))
+        if reason is None and not some:
             reason = f"no number of CTAs up to {device.sms} shares a head of {task.D} units"
         return reason
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
+        if direction == "backward":
+            return tensor_backward_plan.statements(task, device, grid=True)
         size = number_bytes(task.dtype)
         shape = task.B, task.H, task.D
         return (Statement(*tensor.model(task.cell, *shape, device, grid=True, size=size)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
+        if direction == "backward":
+            return tensor_backward_plan.easiest(task, device, grid=True)
         return self.build(task, device, direction)[0]
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
@@ -57,6 +63,8 @@ class Grid(TensorCores):
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> Footprint:
+        if direction == "backward":
+            return tensor_backward_plan.footprint(task, device, solution)
         z = forward_geometry(task, forward_tiling(task, solution))
         return Footprint(
             threads=z.threads,
@@ -70,6 +78,9 @@ class Grid(TensorCores):
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> dict[str, float]:
         """Of all launches together: one step of each, one after the other."""
+        if direction == "backward":
+            total = tensor_backward_plan.step_ns(task, device, solution)
+            return {"product, cell, exchange and barriers": float(total)}
         statement = self.build(task, device, direction)[0]
         launches = -(-_groups(task, device, solution) // solution["at_once"])
         whole = evaluate(statement.cost, solution) / device.clock_ghz

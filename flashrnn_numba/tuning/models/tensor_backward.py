@@ -108,10 +108,18 @@ def choose(
 def _choose(
     cell: Cell, B: int, H: int, D: int, device: Device, largest_tile: int, grid: bool
 ) -> Choice | None:
-    ways = spreads(D, device, False) + (spreads(D, device, True) if grid else [])
-    ways = [spread for spread in ways if _could_hold(cell, spread, D, device)]
+    found = _cheapest(cell, B, H, D, device, largest_tile, spreads(D, device, False))
+    if found is None and grid:
+        found = _cheapest(cell, B, H, D, device, largest_tile, spreads(D, device, True))
+    return found
+
+
+def _cheapest(
+    cell: Cell, B: int, H: int, D: int, device: Device, largest_tile: int, ways: list[Spread]
+) -> Choice | None:
+    able = [spread for spread in ways if could_hold(cell, spread, D, device)]
     best: Choice | None = None
-    for spread, tile in itertools.product(ways, TILES):
+    for spread, tile in itertools.product(able, TILES):
         if tile > largest_tile or (tile > 1 and tile >= 2 * B):
             continue
         if best and _at_least(cell, spread, B, H, D, device, tile) >= best.cost:
@@ -122,7 +130,7 @@ def _choose(
     return best
 
 
-def _could_hold(cell: Cell, spread: Spread, D: int, device: Device) -> bool:
+def could_hold(cell: Cell, spread: Spread, D: int, device: Device) -> bool:
     """Whether a block's share of R is no more than its registers and shared memory together: most
     clusters of a large head need not be looked at."""
     own = -(-D // (16 * spread.blocks))

@@ -9,13 +9,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from ...kernels import tensor as launching
-from ...kernels import tensor_backward as backward_kernel
-from ...kernels import tensor_backward_run as running
 from ...kernels.interface import Task
 from ...kernels.tensor_layout import Geometry, Tiling, geometry, number_bytes, unsuited
 from ..hardware import Device
-from . import tensor, tensor_backward
+from . import tensor, tensor_backward_plan
 from .common import Direction, Footprint, Solution, Statement, evaluate, residency
+from .tensor_backward_plan import tiling as backward_tiling
 
 
 class TensorCores:
@@ -41,24 +40,25 @@ class TensorCores:
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         if direction == "backward":
-            return _backward_statements(task, device)
+            return tensor_backward_plan.statements(task, device)
         size = number_bytes(task.dtype)
         shape = task.B, task.H, task.D
         return (Statement(*tensor.model(task.cell, *shape, device, size=size)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         if direction == "backward":
-            return _backward_statement(task, device, _clusters(task, device)[-1], 1)
+            return tensor_backward_plan.easiest(task, device)
         return self.build(task, device, direction)[0]
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
-        return (_tell_forward if direction == "forward" else _tell_backward)(task, solution)
+        tell = _tell_forward if direction == "forward" else tensor_backward_plan.tell
+        return tell(task, solution)
 
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> Footprint:
         if direction == "backward":
-            return _backward_footprint(task, device, solution)
+            return tensor_backward_plan.footprint(task, device, solution)
         tiling = forward_tiling(task, solution)
         z = forward_geometry(task, tiling)
         span = launching.rows_of_group(task, tiling, device)
@@ -76,9 +76,7 @@ class TensorCores:
     ) -> dict[str, float]:
         waves = residency(self.resources(task, device, direction, solution), device).waves
         if direction == "backward":
-            statement = _backward_statement(task, device, solution["cluster"], solution["tile"])
-            total = statement.value(solution)
-            assert total is not None, "a solution that cannot run has no time"
+            total = tensor_backward_plan.step_ns(task, device, solution)
             return {"product, cell, exchange and barriers": total / waves}
         # the model's cycles are those of all waves together
         statement = self.build(task, device, direction)[0]
@@ -121,90 +119,6 @@ def _tell_forward(task: Task, solution: Solution) -> dict[str, str]:
         "octets a warp": f"{tiling.octets} of 8 units with all gates: {z.m_tiles} m-tiles",
         "k-steps a warp": f"{z.k_steps} of 16, in {tiling.chains} chains",
         "fragments of R a warp": f"{z.in_registers} in registers, {z.in_shared} in shared memory",
-    }
-
-
-# -- backward ------------------------------------------------------------------------------------
-
-
-def _backward_statements(task: Task, device: Device) -> tuple[Statement, ...]:
-    """One for each cluster size and batch tile, in the order in which the kernel's own search
-    looks at them; the batch is rounded up as there."""
-    largest = min(tensor_backward.LARGEST_TILE, running.rows_within_index(task))
-    tiles = [n for n in tensor_backward.TILES if n <= largest and (n == 1 or n < 2 * _rows(task))]
-    return tuple(
-        _backward_statement(task, device, cluster, tile)
-        for cluster in _clusters(task, device)
-        for tile in tiles
-    )
-
-
-def _backward_statement(task: Task, device: Device, cluster: int, tile: int) -> Statement:
-    problem, cost = tensor_backward.model(task.cell, task.D, device, cluster, tile)
-
-    def total(solution: Solution) -> int | None:
-        """Nanoseconds of a step of all waves, as in tensor_backward._best."""
-        own = {name: value for name, value in solution.items() if name not in fixed}
-        step = tensor_backward.solution_cost(cost, own, problem)
-        z = _backward_layout(task, fixed | own)
-        registers = device.registers_allowed(z.threads)
-        at_once = device.resident_clusters(cluster, z.threads, registers, z.shared_bytes)
-        if not at_once:
-            return None
-        groups = task.H * -(-_rows(task) // tile)
-        shared = -(-min(groups, at_once) * cluster // device.sms) - 1
-        return step * (100 + 15 * shared) // 100 * -(-groups // at_once)
-
-    fixed = {"cluster": cluster, "tile": tile}
-    return Statement(problem, cost, fixed, total)
-
-
-def _rows(task: Task) -> int:
-    """The batch as the kernel's own search rounds it."""
-    return min(1 << max(0, task.B - 1).bit_length(), 4096)
-
-
-def _clusters(task: Task, device: Device) -> list[int]:
-    most = min(device.max_cluster, -(-task.D // 16))
-    return [n for n in tensor_backward.CLUSTERS if n <= most]
-
-
-def backward_tiling(task: Task, solution: Solution) -> backward_kernel.Tiling:
-    cluster, tile = solution["cluster"], solution["tile"]
-    return tensor_backward.tiling_of(task.cell, task.D, cluster, tile, solution)
-
-
-def _backward_layout(task: Task, solution: Solution) -> backward_kernel.Layout:
-    return backward_kernel.layout(task.cell, task.D, backward_tiling(task, solution))
-
-
-def _backward_footprint(task: Task, device: Device, solution: Solution) -> Footprint:
-    z, tiling = _backward_layout(task, solution), backward_tiling(task, solution)
-    along_batch, along_heads = backward_kernel.grid(tiling, max(1, task.B), task.H)
-    return Footprint(
-        threads=z.threads,
-        registers=device.registers_allowed(z.threads),
-        shared_bytes=z.shared_bytes,
-        blocks=along_batch * along_heads,
-        cluster=tiling.cluster,
-    )
-
-
-def _tell_backward(task: Task, solution: Solution) -> dict[str, str]:
-    z, tiling = _backward_layout(task, solution), backward_tiling(task, solution)
-    shared = z.fragments - z.registers
-    return {
-        "batch tile": f"{tiling.tile} rows",
-        "blocks a cluster": str(tiling.cluster),
-        "units a block": str(z.units),
-        "warps a block": (
-            f"{z.warps} = {z.m_groups} m-groups x {tiling.gate_parts} parts of the gates x "
-            f"{tiling.k_parts} k-splits"
-        ),
-        "m-tiles a warp": f"{tiling.m_tiles} of 16 previous units",
-        "fragments of R a warp": f"{z.registers} in registers, {shared} in shared memory",
-        "units a thread": f"{z.pairs} x {z.each} in the pointwise part",
-        "inputs fetched": f"{tiling.ahead} steps ahead",
     }
 
 
