@@ -152,7 +152,8 @@ class CupyMachine:
 
     def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:
         made = self.arrays.ndarray(shape, dtype)
-        made.data.memset_async(byte, made.nbytes)
+        if made.nbytes:
+            made.data.memset_async(byte, made.nbytes)
         return made
 
     def ones(self, count: int, dtype: Any) -> Any:
