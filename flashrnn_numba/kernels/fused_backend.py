@@ -1,8 +1,8 @@
 """The backend "fused": one launch runs all time steps, R stays on the chip.
 
 Each direction takes the first kernel that has a tiling: tensor cores (tensor.py,
-tensor_backward_run.py) for 16-bit dtypes, else plain arithmetic (fused.py). What forward keeps is
-the same for both, so that any two go together.
+tensor_backward_run.py) for 16-bit dtypes and products in TF32, else plain arithmetic (fused.py).
+What forward keeps is the same for both, so that any two go together.
 """
 
 from __future__ import annotations

@@ -19,7 +19,15 @@ from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
 from .passes import Forward, Kept, Launch, forward_strides
-from .tensor_layout import Geometry, Tiling, geometry, number_bytes, too_large, unsuited
+from .tensor_layout import (
+    Geometry,
+    Tiling,
+    geometry,
+    grid_exchange,
+    number_bytes,
+    too_large,
+    unsuited,
+)
 from .tensor_source import source
 
 NOTHING = 0xFF  # each byte of an empty mailbox: tensor_grid_exchange.py
@@ -46,12 +54,12 @@ def arguments(dtype: str) -> tuple[str, ...]:
 
 def no_tiling(task: Task, device: Device) -> str | None:
     """Why the tensor-core kernel cannot do the task on this device, or None."""
-    reason = unsuited(task, device, tf32=True)
+    reason = unsuited(task, device)
     if (
         reason is None
         and choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device) is None
     ):
-        reason = too_large(task, device)
+        reason = too_large(task, device, grid_exchange())
     return reason
 
 

@@ -4,7 +4,7 @@ CLUSTER blocks run one head for TILE batch rows: a cluster or, with GRID, blocks
 launch. Block `rank` owns UNITS units, with all their gates. One step:
 
 - late: the cotangent-dependent part of the cell's vector-Jacobian product, at what each thread
-  owns (*items*: a unit and a batch row). Gate gradients go to shared memory, the 16-bit B operand.
+  owns (*items*: a unit and a batch row). Gate gradients go to shared memory, the B operand.
 - barrier; product: sums[u, row] = sum over own gates and units v of R[gate, v, u] dgate[v, row],
   for all previous units u of the head. R^T is the resident A operand.
 - early: all of the step before that needs no cotangent, while tensor cores work. Its inputs were
@@ -76,11 +76,11 @@ def tensor_backward(
     k0 = int32(part // GATE_PARTS)
 
     # R^T: rows are previous units, a pair of neighbours in the row octets of an m tile
-    new_unit = rank * UNITS + k0 * K_UNITS + 2 * quad
+    new_unit = rank * UNITS + k0 * K_UNITS + 4 // SIZE * quad
     old_unit = m_group * (16 * M_TILES) + 2 * group
     source = ptx.global_at(
         ptx.global_address(R),
-        2
+        SIZE
         * (
             gate0 * r_strides[0]
             + head * r_strides[1]
@@ -95,7 +95,7 @@ def tensor_backward(
         shared,
         TILE_AT
         + (lane & 7) % TILE * TILE_PITCH
-        + 2 * K_UNITS * (k0 * RECURRENT + gate0)
+        + SIZE * K_UNITS * (k0 * RECURRENT + gate0)
         + (lane >> 3) * 16,
     )
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cells import Cell
+from .tensor_layout import K_BYTES
 
 if TYPE_CHECKING:
     from ..tuning import Device
@@ -99,6 +100,7 @@ class Ring:
     gate_slot: int  # of a pair's pre-activations of one gate, of one thread
     other_slot: int
     other_at: int
+    number_slot: int  # of a pair's numbers of the arrays' dtype, likewise
     s0_at: int
     d_at: int
     pair_bytes: int
@@ -132,52 +134,65 @@ def mail_of(tiling: Tiling, threads: int, message_bytes: int) -> Mail:
     return Mail(message_bytes, letters, rounds, turns, sources, senders * senders * message_bytes)
 
 
-def ring(cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str) -> Ring:
+def ring(
+    cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str, size: int
+) -> Ring:
     gate_bytes, other_bytes = (4 if kind == "float32" else 2 for kind in (gates, others))
     # two numbers of 16 bits share a word
-    gate_slot, other_slot = (4 * each if n == 4 else 4 for n in (gate_bytes, other_bytes))
+    gate_slot, other_slot, number_slot = (
+        4 * each if n == 4 else 4 for n in (gate_bytes, other_bytes, size)
+    )
     states = len(cell.states)
     other_at = len(cell.gates) * gate_slot * threads
     s0_at = other_at + (states - 1) * other_slot * threads
-    d_at = s0_at + 4 * threads
-    pair_bytes = d_at + states * 4 * threads
-    places = (gate_slot, other_slot, other_at, s0_at, d_at, pair_bytes, pairs * pair_bytes)
-    return Ring(gate_bytes, other_bytes, *places)
+    d_at = s0_at + number_slot * threads
+    pair_bytes = d_at + states * number_slot * threads
+    places = (gate_slot, other_slot, other_at, number_slot, s0_at, d_at)
+    return Ring(gate_bytes, other_bytes, *places, pair_bytes, pairs * pair_bytes)
 
 
 @cache
 def layout(
-    cell: Cell, D: int, tiling: Tiling, gates: str = "float32", others: str = "float32"
+    cell: Cell,
+    D: int,
+    tiling: Tiling,
+    gates: str = "float32",
+    others: str = "float32",
+    size: int = 2,
 ) -> Layout:
-    """ValueError for a tiling that does not fit the head."""
+    """ValueError for a tiling that does not fit the head. size -- bytes of a number: 4 with
+    products in TF32."""
     z, recurrent = tiling, len(cell.recurrent_gates)
     if z.ahead < 2 or z.ahead & (z.ahead - 1):
         raise ValueError(f"ahead is {z.ahead}, expected a power of 2 from 2 on")
     units = 16 * -(-D // (16 * z.cluster))
-    k_tiles, m_total = units // 16, units * z.cluster // 16
+    own_tiles, m_total = units // 16, units * z.cluster // 16
+    k_total = units * size // K_BYTES
     if not recurrent:
         raise ValueError("the cell has no recurrent gate: there is nothing for tensor cores")
     if z.tile not in TILES:
         raise ValueError(f"tile is {z.tile}, expected one of {TILES}")
-    if m_total % z.m_tiles or recurrent % z.gate_parts or k_tiles % z.k_parts:
+    if m_total % z.m_tiles or recurrent % z.gate_parts or k_total % z.k_parts:
         raise ValueError(
-            f"{z}: expected m_tiles to divide {m_total}, gate_parts {recurrent}, k_parts {k_tiles}"
+            f"{z}: expected m_tiles to divide {m_total}, gate_parts {recurrent}, k_parts {k_total}"
         )
     if z.cluster > 1 and z.gate_parts * z.k_parts > 1:
         raise ValueError(f"{z}: in a cluster every warp sums over all of the block's gates")
     if (z.half or z.grid) and z.cluster == 1:
         raise ValueError(f"{z}: half and grid are for several blocks a head")
+    if z.half and size == 4:
+        raise ValueError(f"{z}: sums of float32 travel in 32 bits, and not through L2")
     if z.grid and not z.half:
         raise ValueError(f"{z}: through L2 sums travel in 16 bits")
     if z.strip and (z.cluster == 1 or z.m_tiles % z.strip):
         raise ValueError(f"{z}: strip is for several blocks a head, and to divide m_tiles")
-    if z.grid and z.m_tiles % k_tiles and k_tiles % z.m_tiles:
-        raise ValueError(f"{z}: expected m_tiles to divide {k_tiles} of a block, or the reverse")
+    if z.grid and z.m_tiles % own_tiles and own_tiles % z.m_tiles:
+        raise ValueError(f"{z}: expected m_tiles to divide {own_tiles} of a block, or the reverse")
     n_tiles, columns = max(1, z.tile // 8), min(8, max(2, z.tile))
     parts = z.gate_parts * z.k_parts
     m_groups = m_total // z.m_tiles
     warps = m_groups * parts
-    k_steps, part_gates = k_tiles // z.k_parts, recurrent // z.gate_parts
+    k_steps, part_gates = k_total // z.k_parts, recurrent // z.gate_parts
     fragments = z.m_tiles * part_gates * k_steps
     # whole rows of fragments (an m tile, a gate) are in registers or in shared memory
     registers = min(z.registers, fragments) // k_steps * k_steps
@@ -193,7 +208,7 @@ def layout(
     if z.grid:
         # a grid's blocks have few units each, and many warps to fetch and multiply
         owners = WARP * min(warps, -(-pairs_total // WARP))
-    pitch = 2 * recurrent * units + 16
+    pitch = size * recurrent * units + 16
     tile_at = warps * (fragments - registers) * FRAGMENT_BYTES
     sums_at = tile_at + 2 * z.tile * pitch
     sources = 0 if z.direct else z.cluster * parts
@@ -205,7 +220,7 @@ def layout(
     in_cluster = z.cluster > 1 and not z.grid
     barriers_at = sums_at + (2 if in_cluster else 1) * sums_bytes
     ring_at = barriers_at + (16 if in_cluster else 0)
-    inputs = ring(cell, each, pairs, owners, gates, others)
+    inputs = ring(cell, each, pairs, owners, gates, others, size)
     total = ring_at + z.ahead * inputs.stage_bytes
     row_bytes = warps * k_steps * FRAGMENT_BYTES
     if z.grid:
@@ -258,9 +273,10 @@ def grid(tiling: Tiling, B: int, H: int) -> tuple[int, int]:
 def waves(cell: Cell, D: int, tiling: Tiling, B: int, H: int, device: Device) -> list[Wave]:
     """The launches. Blocks of a grid wait for each other: all of one must be resident, and one a
     multiprocessor is what is counted on."""
-    mail = layout(cell, D, tiling).mail
-    if mail is None:
+    if not tiling.grid:
         return [Wave(grid(tiling, B, H), 0, 0)]
+    mail = layout(cell, D, tiling).mail
+    assert mail is not None
     at_once, groups = device.sms // tiling.cluster, -(-B // tiling.tile) * H
     if not at_once:
         raise ValueError(f"{tiling}: {device.name} has {device.sms} multiprocessors")

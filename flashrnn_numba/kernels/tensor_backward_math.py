@@ -1,9 +1,9 @@
-"""The cell language's functions for kernels on 16-bit arrays: float32 without branches.
+"""The cell language's functions for kernels on tensor cores: float32 without branches.
 
-Built on the hardware's ex2, lg2 and rcp (errors up to 2^-22 relative or absolute, which a result
-rounded to 16 bits does not show). cuda_math.py's accurate forms call libdevice, whose slow paths
-are branches: they would cut the kernels' straight-line code into pieces that the compiler cannot
-overlap with tensor-core products.
+Built on the hardware's ex2, lg2 and rcp (errors up to 2^-22 relative or absolute, which does not
+show beside numbers rounded to 16 bits or products in TF32). cuda_math.py's accurate forms call
+libdevice, whose slow paths are branches: they would cut the kernels' straight-line code into pieces
+that the compiler cannot overlap with tensor-core products.
 """
 
 from __future__ import annotations

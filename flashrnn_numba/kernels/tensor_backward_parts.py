@@ -14,13 +14,13 @@ def load_rows(first, count, target) -> None:
     for r in range(count):
         m = int32((first + r) // PART_GATES)
         j = int32((first + r) % PART_GATES)
-        base = ptx.global_at(source, 2 * (j * r_strides[0] + 16 * m * r_strides[3]))
+        base = ptx.global_at(source, SIZE * (j * r_strides[0] + 16 * m * r_strides[3]))
         unit = int32(old_unit + 16 * m)
         inside = int32(8 * (unit < D) + 8 * (unit + 1 < D))
         stage(
             (base,),
-            2 * r_strides[3],
-            2 * r_strides[2],
+            SIZE * r_strides[3],
+            SIZE * r_strides[2],
             (inside,),
             D - new_unit,
             ptx.shared_at(target, r * (K_STEPS * 512)),
@@ -39,10 +39,10 @@ def own_pairs() -> None:
         active[p] = 1 if exists else 0
         line[p] = min(row, B - 1) - row0
         unit_of[p] = min(unit, D - EACH) if WIDE else min(unit, D - 1)
-        shift[p] = (unit_of[p] & 1) * 16 if EACH == 1 and D % 2 == 0 else 0
+        shift[p] = (unit_of[p] & 1) * 16 if SIZE == 2 and EACH == 1 and D % 2 == 0 else 0
         local = unit - rank * UNITS
         place = local // K_UNITS * (RECURRENT * K_UNITS) + local % K_UNITS
-        slot[p] = ptx.shared_at(shared, TILE_AT + column * TILE_PITCH + 2 * place)
+        slot[p] = ptx.shared_at(shared, TILE_AT + column * TILE_PITCH + SIZE * place)
         for e in unroll(EACH):
             inside = exists and row < B and unit + e < D
             stored[p * EACH + e] = 1 if inside else 0
@@ -98,9 +98,11 @@ def point_at_last_step() -> None:
     gates_in = ptx.global_at(
         ptx.global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1))
     )
-    gates_out = ptx.global_at(ptx.global_address(dgates), 2 * (at * GATES - head * D * (GATES - 1)))
-    previous_out = ptx.global_at(ptx.global_address(previous), 2 * at)
-    s0_in = ptx.global_at(ptx.global_address(states), 2 * (at - units))
+    gates_out = ptx.global_at(
+        ptx.global_address(dgates), SIZE * (at * GATES - head * D * (GATES - 1))
+    )
+    previous_out = ptx.global_at(ptx.global_address(previous), SIZE * at)
+    s0_in = ptx.global_at(ptx.global_address(states), SIZE * (at - units))
     for k in unroll(STATES):
         if k > 0:
             others_in[k] = ptx.global_at(
@@ -108,7 +110,7 @@ def point_at_last_step() -> None:
             )
         d_in[k] = ptx.global_at(
             ptx.global_address(dstates),
-            2
+            SIZE
             * (
                 k * d_strides[0]
                 + row0 * d_strides[1]
@@ -149,12 +151,7 @@ def open_carry() -> None:
         for p in unroll(PAIRS):
             if OWNERS == THREADS or tid < OWNERS:
                 for k in unroll(STATES):
-                    ptx.st_shared_u32(
-                        ptx.shared_at(
-                            ring4, s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * WORD_BYTES
-                        ),
-                        uint32(0),
-                    )
+                    clear_pair(s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS)
 
 
 def start_value(i, k) -> None:
@@ -178,11 +175,11 @@ def fetch(step) -> None:
         if ALL_ACTIVE or active[p] != 0:
             fetch_pair(p, step)
     gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
-    s0_in = ptx.global_at(s0_in, -2 * state_step)
+    s0_in = ptx.global_at(s0_in, -SIZE * state_step)
     for k in unroll(STATES):
         if k > 0:
             others_in[k] = ptx.global_at(others_in[k], -OTHER_BYTES * state_step)
-        d_in[k] = ptx.global_at(d_in[k], -2 * d_strides[2])
+        d_in[k] = ptx.global_at(d_in[k], -SIZE * d_strides[2])
 
 
 def fetch_pair(p, step) -> None:
@@ -194,7 +191,7 @@ def fetch_pair(p, step) -> None:
             p * PAIR_BYTES + j * GATE_SLOT * OWNERS,
         )
     if (step) > 0:
-        copy_number(2, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
+        copy_number(SIZE, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
         for k in unroll(STATES - 1):
             copy_number(
                 OTHER_BYTES,
@@ -207,15 +204,13 @@ def fetch_pair(p, step) -> None:
     if options & HAS_DSTATES:
         for k in unroll(STATES):
             if options & D_WORDS:
-                copy_number(2, d_in[k], d_index[p], p * PAIR_BYTES + D_AT + k * WORD_BYTES)
+                copy_number(
+                    SIZE, d_in[k], d_index[p], p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS
+                )
             else:
                 for e in unroll(EACH):
                     at = int32(d_index[p] + beside[p * EACH + e] * int32(d_strides[4]))
-                    store_half(
-                        p * PAIR_BYTES + D_AT + k * WORD_BYTES,
-                        e,
-                        ptx.ld_global_nc_u16(ptx.global_index(d_in[k], at, 2)),
-                    )
+                    copy_item(d_in[k], at, p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS, e)
 
 
 def copy_number(size, base, index, place) -> None:
@@ -252,28 +247,25 @@ def store_half(place, e, number) -> None:
     ptx.st_shared_u16(ptx.shared_at(ring4, stage_at + place + 2 * e + (shift[p] >> 3)), number)
 
 
+def store_float(at, e, number) -> None:
+    """A float32 of item e, likewise; at -- from this thread's first word."""
+    ptx.st_shared_f32(ptx.shared_at(ring8 if EACH == 2 else ring4, at + 4 * e), number)
+
+
 def start_numbers(p) -> None:
     """The initial states in place of those of the step before."""
     for e in unroll(EACH):
         for k in unroll(STATES):
             start_value(p * EACH + e, k)
             if k == 0:
-                store_half(p * PAIR_BYTES + S0_AT, e, narrow(value))
+                store_value(p * PAIR_BYTES + S0_AT, e)
             elif OTHER_BYTES == 2:
                 store_half(
                     p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, narrow(value)
                 )
             else:
-                ptx.st_shared_f32(
-                    ptx.shared_at(
-                        ring8 if EACH == 2 else ring4,
-                        stage_at
-                        + p * PAIR_BYTES
-                        + OTHER_AT
-                        + (k - 1) * OTHER_SLOT * OWNERS
-                        + 4 * e,
-                    ),
-                    value,
+                store_float(
+                    stage_at + p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, value
                 )
 
 
@@ -308,12 +300,12 @@ def read_pair(p) -> None:
             gate[(p * EACH + e) * GATES + j] = number[e]
     for k in unroll(STATES):
         if k == 0:
-            read_number(2, p * PAIR_BYTES + S0_AT)
+            read_number(SIZE, p * PAIR_BYTES + S0_AT)
         else:
             read_number(OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS)
         for e in unroll(EACH):
             state[(p * EACH + e) * STATES + k] = number[e]
-        read_number(2, p * PAIR_BYTES + D_AT + k * WORD_BYTES)
+        read_number(SIZE, p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS)
         for e in unroll(EACH):
             given[(p * EACH + e) * STATES + k] = number[e]
 
@@ -347,76 +339,3 @@ def read_number(size, place) -> None:
             number[1] = two[1]
         else:
             number[0] = widen(uint16(word >> uint32(shift[p])))
-
-
-def store_previous() -> None:
-    """s_0 before the step of the early half."""
-    for p in unroll(PAIRS):
-        if WIDE:
-            if stored[p * 2] != 0:
-                ptx.st_global_u32(
-                    ptx.global_index(previous_out, state_index[p], 2),
-                    pack(before[p * 2], before[p * 2 + 1]),
-                )
-        else:
-            for e in unroll(EACH):
-                if stored[p * EACH + e] != 0:
-                    ptx.st_global_u16(
-                        ptx.global_index(previous_out, int32(state_index[p] + e), 2),
-                        narrow(before[p * EACH + e]),
-                    )
-    previous_out = ptx.global_at(previous_out, -2 * state_step)
-
-
-def pack_gates() -> None:
-    """The item's gate gradients in 16 bits; with WIDE pairs by the pair's second item."""
-    for j in unroll(GATES):
-        value = dgate[j] if alive else real(0.0)
-        if WIDE:
-            if i % 2 == 0:
-                wide[i * GATES + j] = value
-            else:
-                bits[(i - 1) * GATES + j] = pack(wide[(i - 1) * GATES + j], value)
-        else:
-            bits[i * GATES + j] = narrow(value)
-
-
-def store_operand() -> None:
-    """The recurrent gates' gradients, for the product."""
-    if ALL_ACTIVE or active[p] != 0:
-        for j in unroll(GATES):
-            if FROM_R[j] >= 0:
-                if WIDE:
-                    ptx.st_shared_u32(
-                        ptx.shared_at(slot[p], tile + FROM_R[j] * (2 * K_UNITS)),
-                        bits[p * 2 * GATES + j],
-                    )
-                else:
-                    for e in unroll(EACH):
-                        ptx.st_shared_u16(
-                            ptx.shared_at(slot[p], tile + FROM_R[j] * (2 * K_UNITS) + 2 * e),
-                            bits[(p * EACH + e) * GATES + j],
-                        )
-
-
-def store_gates() -> None:
-    """Gate gradients of this step, to global memory."""
-    for p in unroll(PAIRS):
-        if WIDE:
-            if stored[p * 2] != 0:
-                for j in unroll(GATES):
-                    ptx.st_global_u32(
-                        ptx.global_index(gates_out, int32(gate_index[p] + j * gate_pitch), 2),
-                        bits[p * 2 * GATES + j],
-                    )
-        else:
-            for e in unroll(EACH):
-                if stored[p * EACH + e] != 0:
-                    for j in unroll(GATES):
-                        ptx.st_global_u16(
-                            ptx.global_index(
-                                gates_out, int32(gate_index[p] + j * gate_pitch + e), 2
-                            ),
-                            bits[(p * EACH + e) * GATES + j],
-                        )
-    gates_out = ptx.global_at(gates_out, -2 * gate_step)

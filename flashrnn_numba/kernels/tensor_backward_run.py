@@ -20,7 +20,7 @@ from .launch import Program
 from .machine import Machine
 from .passes import Backward, Kept, Launch, backward_options, backward_strides
 from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, waves
-from .tensor_layout import too_large, unsuited
+from .tensor_layout import grid_exchange, number_bytes, too_large, unsuited
 
 _INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
 
@@ -29,13 +29,16 @@ def no_tiling(task: Task, device: Device) -> str | None:
     """Why the tensor-core kernel cannot run this task's backward on this device, or None."""
     reason = unsuited(task, device)
     if reason is None and plan(task, device) is None:
-        reason = too_large(task, device)
+        grid = grid_exchange() and number_bytes(task.dtype) == 2
+        reason = too_large(task, device, grid)
     return reason
 
 
 def plan(task: Task, device: Device) -> Tiling | None:
-    """The tiling for a task. The batch counts by its next power of 2: other sizes compile nothing
-    new."""
+    """The tiling for a task, if it is one for tensor cores. The batch counts by its next power of
+    2: other sizes compile nothing new."""
+    if unsuited(task, device) is not None:
+        return None
     rounded = 1 << max(0, task.B - 1).bit_length()
     largest = min(LARGEST_TILE, rows_within_index(task))
     choice = choose(task.cell, task.dtype, min(rounded, 4096), task.H, task.D, device, largest)
@@ -116,10 +119,10 @@ def launch(
 
 
 def in_words(array: Any) -> bool:
-    """Whether units 2 n and 2 n + 1 share an aligned word of 4 bytes."""
+    """Whether units 2 n and 2 n + 1 lie side by side, where one access reaches them."""
     *outer, last = strides(array, array.ndim)
     even = all(s % 2 == 0 for s in outer) and array.shape[-1] % 2 == 0
-    return last == 1 and even and gpu.address(array) % 4 == 0
+    return last == 1 and even and gpu.address(array) % (2 * array.itemsize) == 0
 
 
 def _reachable(array: Any, tiling: Tiling) -> bool:

@@ -30,10 +30,8 @@ N_TILE = 8  # batch rows of one mma
 K_BYTES = 32  # previous units of one mma: 16 numbers of 16 bits, 8 of tf32
 WARP = 32
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
-TYPES = {"bfloat16": "bf16", "float16": "f16"}  # our names -> those of ptx
-FORMATS = TYPES | {
-    "float32": "tf32"
-}  # what the forward kernel has: float32 where TF32 is asked for
+# our names -> those of ptx; float32 where TF32 is asked for
+FORMATS = {"bfloat16": "bf16", "float16": "f16", "float32": "tf32"}
 
 
 @dataclass(frozen=True)
@@ -186,14 +184,14 @@ def geometry(
     )
 
 
-def unsuited(task: Task, device: Device, tf32: bool = False) -> str | None:
-    """Why tensor cores cannot do the task on this device whatever its tiling, or None. tf32 -- the
-    kernel knows it."""
-    if task.dtype not in TYPES and not (
-        tf32 and (task.dtype, task.precision) == ("float32", "tf32")
-    ):
-        also = ", and for float32 where precision='tf32' is asked for" if tf32 else ""
-        return f"tensor cores are used for {' and '.join(TYPES)}{also}, got {task.dtype}"
+def unsuited(task: Task, device: Device) -> str | None:
+    """Why tensor cores cannot do the task on this device whatever its tiling, or None."""
+    exact = task.dtype == "float32" and task.precision == "exact"
+    if task.dtype not in FORMATS or exact:
+        return (
+            "tensor cores are used for bfloat16 and float16, and for float32 where "
+            f"precision='tf32' is asked for, got {task.dtype}"
+        )
     if device.sm < 80:
         return f"{device.name} has compute capability below 8.0"
     if not task.cell.recurrent_gates:
@@ -201,10 +199,11 @@ def unsuited(task: Task, device: Device, tf32: bool = False) -> str | None:
     return None
 
 
-def too_large(task: Task, device: Device) -> str:
-    """What to say where no tiling holds R of one head."""
+def too_large(task: Task, device: Device, grid: bool) -> str:
+    """What to say where no tiling holds R of one head. grid -- whether CTAs without a cluster were
+    tried."""
     gates = len(task.cell.recurrent_gates)
-    count = device.sms if grid_exchange() else device.max_cluster
+    count = device.sms if grid else device.max_cluster
     return (
         f"R of one head ({gates} x {task.D} x {task.D} {task.dtype}) does not fit into the "
         f"registers and shared memory of {count} multiprocessors of {device.name}"

@@ -35,9 +35,7 @@ def test_cells(function, D):
 @pytest.mark.parametrize("function", ["lstm", "gru"])
 def test_float32_with_products_in_tf32(function, D):
     case = Case(function, B=11, T=40, H=2, D=D, precision="tf32")
-    task, *_ = build(case)
-    assert fused_backend.uses_tensor_cores(replace(task, kind="cupy"), gpu().device(), "forward")
-    check(case, "fused")
+    check_on_tensor_cores(case)
     check(case, "alternating")
 
 

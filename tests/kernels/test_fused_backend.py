@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from gpu_support import Case, build, compare
+from gpu_support import Case, build, compare, mixed
 
 from flashrnn_numba.kernels import fused_backend, machine
 from flashrnn_numba.kernels.emulated import EmulatedMachine
@@ -20,7 +22,7 @@ def emulated(monkeypatch):
 
 def run(case: Case) -> None:
     task, inputs, dstates, dlast = build(case)
-    task = Task(task.cell, task.B, task.T, task.H, task.D, task.dtype, "cupy", task.clip)
+    task = replace(task, kind="cupy")
     states, last, kept = fused_backend.forward(task, inputs, keep=True)
     gradients = fused_backend.backward(task, inputs, kept, dstates, dlast)
     compare(case, states, last, list(gradients))
@@ -37,13 +39,25 @@ def test_cells(emulated, function):
     run(Case(function, "float16", B=2, T=3, H=1, D=17, clip=0.5))
 
 
+@pytest.mark.parametrize(("function", "D"), [("lstm", 16), ("gru", 17), (mixed, 24)])
+def test_float32_with_products_in_tf32(emulated, function, D):
+    case = Case(function, B=2, T=3, H=1, D=D, clip=0.5, precision="tf32")
+    task, *_ = build(case)
+    for direction in ("forward", "backward"):
+        assert fused_backend.uses_tensor_cores(task, emulated, direction)
+    run(case)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "exact"), ("float32", "tf32")])
 @pytest.mark.parametrize("directions", [(True, False), (False, True)], ids=str)
-def test_either_direction_goes_with_either_kernel(emulated, monkeypatch, directions):
+def test_either_direction_goes_with_either_kernel(
+    emulated, monkeypatch, directions, dtype, precision
+):
     of = dict(zip(("forward", "backward"), directions, strict=True))
     monkeypatch.setattr(
         fused_backend, "uses_tensor_cores", lambda task, device, direction: of[direction]
     )
-    run(Case("lstm", "bfloat16", B=2, T=3, H=1, D=16))
+    run(Case("lstm", dtype, B=2, T=3, H=1, D=16, precision=precision))
 
 
 def test_who_runs_what(emulated):

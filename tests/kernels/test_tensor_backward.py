@@ -9,6 +9,7 @@ pytest.importorskip("numba_cuda", reason="the building blocks are numba-cuda int
 pytest.importorskip("greenlet", reason="the kernels run in the emulator")
 pytest.importorskip("ml_dtypes", reason="arrays of bfloat16")
 
+from gpu_support import mixed
 from ptx_support import needs_ptxas
 
 from flashrnn_numba.cells import cell, exp, sigmoid, tanh
@@ -36,7 +37,11 @@ from flashrnn_numba.kernels.tensor_backward import (
     waves,
 )
 from flashrnn_numba.kernels.tensor_backward_cell import halves
-from flashrnn_numba.kernels.tensor_backward_run import launch, no_tiling, plan, run_backward
+from flashrnn_numba.kernels.tensor_backward_run import (
+    in_words,
+    launch,
+    run_backward,
+)
 from flashrnn_numba.testing.problem import exact, oracle_task, random_problem, solve
 from flashrnn_numba.testing.tolerances import relative_error, tolerance
 from flashrnn_numba.tuning import Device
@@ -109,7 +114,7 @@ def check(problem, tiling, **options):
     }
     if want.states is not None:
         got["dinitial"] = (dinitial, want.states)
-    limit = tolerance(problem.dtype, T, D, B)
+    limit = tolerance(problem.dtype, T, D, B, "tf32")
     errors = {name: relative_error(*pair) for name, pair in got.items()}
     assert max(errors.values()) <= limit, (errors, limit)
 
@@ -155,6 +160,62 @@ def test_agrees_with_the_oracle(cell, dtype, shape, tiling, options):
     check(random_problem(cell, dtype, shape, **options), tiling)
 
 
+@pytest.mark.parametrize(
+    ("cell", "shape", "tiling", "options"),
+    [
+        (lstm, (3, 5, 2, 16), Tiling(1, 2, 1), ALL),
+        (lstm, (3, 4, 1, 15), Tiling(1, 8, 1), ALL),
+        (slstm, (3, 4, 1, 24), Tiling(1, 4, 2), ALL),
+        (gru, (9, 4, 1, 40), Tiling(1, 8, 3, registers=10), {"states": False}),
+        (elman, (17, 4, 1, 16), Tiling(1, 16, 1), ALL),
+        (own, (3, 4, 1, 24), Tiling(1, 1, 1), ALL),
+        # k steps are of 8 units: four warps can share the sum of 16
+        (gru, (2, 3, 1, 17), Tiling(1, 2, 1, k_parts=4, each=1), ALL),
+        (lstm, (3, 3, 1, 24), Tiling(1, 4, 2, gate_parts=4, k_parts=4, ahead=2), {}),
+        (slstm, (3, 4, 1, 21), Tiling(1, 4, 1, gate_parts=2), ALL),
+        (lstm, (5, 5, 1, 24), Tiling(2, 4, 1), ALL),
+        (slstm, (2, 4, 1, 40), Tiling(2, 1, 2, registers=18, each=1), ALL),
+        (elman, (9, 4, 2, 40), Tiling(2, 8, 2, strip=1), {}),
+        (gru, (4, 3, 1, 64), Tiling(4, 4, 2, each=1), ALL),
+        (mixed, (4, 4, 1, 33), Tiling(4, 4, 2, each=1), ALL),
+        (lstm, (2, 3, 1, 33), Tiling(2, 2, 4, each=2), {"states": False}),
+    ],
+)
+def test_float32_with_products_in_tf32(cell, shape, tiling, options):
+    check(random_problem(cell, "float32", shape, **options), tiling)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("D", [15, 16])
+def test_strided_gradients_of_float32(D, each):
+    problem = random_problem(lstm, "float32", (3, 4, 1, D), seed=3)
+    store = np.zeros((2, 4, 1, 3, 3 * D), np.float32)
+    dstates = store[:, :, :, :, ::3].transpose(0, 3, 1, 2, 4)
+    dstates[:] = problem.dstates
+    problem = type(problem)(lstm, problem.inputs, dstates, None)
+    check(problem, Tiling(1, 2, 1, gate_parts=2, each=each), words=False)
+
+
+def test_gate_gradients_of_float32_are_rounded_for_the_product_only():
+    """With R = 0 there is no product, and nothing is rounded to TF32."""
+    problem = random_problem(lstm, "float32", (3, 4, 1, 16), seed=6)
+    inputs = problem.inputs._replace(R=np.zeros_like(problem.inputs.R))
+    problem = type(problem)(lstm, inputs, problem.dstates, problem.dlast)
+    dgates, previous, _ = backward(problem, Tiling(1, 4, 1))
+    states = reference.forward(oracle_task(lstm, inputs), exact(problem).inputs)[0]
+    np.testing.assert_array_equal(previous[:, 1:], states[0, :, :-1].astype(np.float32))
+    want = solve(problem)["dWx"]
+    assert relative_error(dgates.astype(float), want) < tolerance("float32", 4, 16, 3)
+
+
+def test_words_of_two_numbers():
+    numbers = np.zeros(66, np.float32)
+    first = 0 if numbers.ctypes.data % 8 == 0 else 1
+    assert in_words(numbers[first : first + 64].reshape(1, 2, 2, 1, 16))
+    assert not in_words(numbers[first + 1 : first + 65].reshape(1, 2, 2, 1, 16))
+    assert in_words(numbers.view(np.float16)[2:66].reshape(1, 2, 2, 1, 16))
+
+
 @pytest.mark.parametrize("each", [1, 2])
 def test_inputs_kept_in_16_bits_and_strided_gradients(each):
     """dstates with units 3 apart, steps and rows in another order: read where they lie."""
@@ -173,9 +234,10 @@ def test_no_gradient_of_the_states_and_one_step():
     check(type(problem)(gru, problem.inputs, None, problem.dlast), Tiling(1, 4, 1))
 
 
-def test_same_bits_in_any_order_of_threads_and_copies():
-    problem = random_problem(lstm, BF, (3, 3, 1, 24), seed=2, **ALL)
-    tiling = Tiling(2, 4, 1, half=True)
+@pytest.mark.parametrize("dtype", [BF, "float32"])
+def test_same_bits_in_any_order_of_threads_and_copies(dtype):
+    problem = random_problem(lstm, dtype, (3, 3, 1, 24), seed=2, **ALL)
+    tiling = Tiling(2, 4, 1, half=dtype == BF)
     first, second = (backward(problem, tiling, schedule=seed) for seed in (None, 11))
     for a, b in zip(first, second, strict=True):
         assert a.tobytes() == b.tobytes()
@@ -265,103 +327,9 @@ def test_tilings_are_checked():
     ):
         with pytest.raises(ValueError, match=message):
             layout(lstm, 64, tiling)
-
-
-# the solver's model
-
-
-SHAPES = [
-    (lstm, 64, 12, 16), (lstm, 64, 12, 128), (slstm, 256, 3, 16), (gru, 768, 1, 16),
-    (lstm, 1024, 1, 16), (lstm, 1536, 1, 1), (slstm, 1100, 1, 40), (elman, 2048, 1, 128),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("cell", "D", "H", "B"), SHAPES)
-@pytest.mark.parametrize("name", ["H200", "A100"])
-def test_model_counts_the_layouts_bytes(cell, D, H, B, name):
-    device = Device.named(name)
-    choice = tuner.choose(cell, BF, B, H, D, device, grid=True)
-    tiling = choice.tiling
-    z = layout(cell, D, tiling)
-    assert z.shared_bytes <= device.shared_per_block
-    # one byte less than the layout takes, and the model finds no room for this tiling
-    p, _ = tuner.model(cell, D, device, tiling.cluster, tiling.tile, tiling.grid)
-    values = {v.name: v for v in p.variables}
-    chosen = {
-        "m_tiles": tiling.m_tiles,
-        "gate_parts": tiling.gate_parts,
-        "k_parts": tiling.k_parts,
-        "each": z.each,
-        "ahead": tiling.ahead,
-        "resident_rows": z.registers // z.k_steps,
-        "strip": tiling.strip or tiling.m_tiles,
-    }
-    for key, value in chosen.items():
-        p.require(values[key] == value)
-    (room,) = [r for r in p.constraints if r.name == "shared memory of a block"]
-    assert p.solve() == chosen
-    assert room.sides(chosen)[0] == z.shared_bytes
-
-
-@pytest.mark.parametrize("D", [64, 256, 768])
-@pytest.mark.parametrize("B", [1, 16])
-def test_small_heads_stay_in_clusters(D, B):
-    assert not tuner.choose(lstm, BF, B, 768 // D, D, Device.named("H200"), grid=True).tiling.grid
-
-
-@pytest.mark.parametrize(("cell", "D"), [(lstm, 1024), (slstm, 1536), (lstm, 2048), (gru, 2048)])
-def test_large_heads_are_spread_over_the_grid(cell, D):
-    """All blocks of a launch are resident, on a card with clusters and on one without."""
-    for name, count in (("H200", 132), ("A100", 108)):
-        choice = tuner.choose(cell, BF, 16, 1, D, Device.named(name), grid=True)
-        if choice is None:
-            assert (name, D) == ("A100", 2048)
-            continue
-        assert choice.tiling.grid
-        found = waves(cell, D, choice.tiling, 16, 1, Device.named(name))
-        assert len(found) == choice.waves
-        assert max(wave.grid[0] for wave in found) <= count
-
-
-def test_grids_are_for_those_who_ask(monkeypatch):
-    device = Device.named("H200")
-    monkeypatch.delenv("FLASHRNN_NUMBA_GRID", raising=False)
-    assert tuner.choose(lstm, BF, 16, 1, 1024, device) is None
-    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
-    assert plan(task_of(lstm, BF, 16, 5, 1, 1024), device).grid
-
-
-def task_of(cell, dtype, B, T, H, D):
-    return Task(cell, B, T, H, D, dtype)
-
-
-def test_plan_counts_the_batch_in_powers_of_two():
-    device = Device.named("H200")
-    assert plan(task_of(lstm, BF, 9, 5, 12, 64), device) == plan(
-        task_of(lstm, BF, 16, 5, 12, 64), device
-    )
-
-
-@pytest.mark.parametrize(
-    ("task", "name", "message"),
-    [
-        (task_of(lstm, "float32", 16, 5, 12, 64), "H200", "bfloat16 and float16, got float32"),
-        (task_of(lstm, F, 16, 5, 12, 64), "T4", "compute capability below 8.0"),
-        (task_of(lstm, BF, 16, 5, 1, 4096), "H200", "does not fit into the registers and shared"),
-        (task_of(lstm, BF, 16, 5, 1, 512), "A100", "multiprocessors of A100"),
-    ],
-)
-def test_what_cannot_run_says_why(task, name, message):
-    assert message in no_tiling(task, Device.named(name))
-
-
-def test_long_sequences_take_smaller_tiles():
-    """Indices within a tile have 32 bits."""
-    device = Device.named("H200")
-    task = task_of(lstm, BF, 128, 400_000, 12, 64)
-    tile = plan(task, device).tile
-    assert (tile - 1) * task.T * 4 * 12 * 64 + 4 * 12 * 64 < 2**31
-    assert tile < plan(task_of(lstm, BF, 128, 1000, 12, 64), device).tile
+    for grid in (False, True):
+        with pytest.raises(ValueError, match="sums of float32 travel in 32 bits, and not through"):
+            layout(lstm, 64, Tiling(2, 8, 1, half=True, grid=grid), size=4)
 
 
 @pytest.mark.parametrize(("B", "T"), [(0, 3), (2, 0)])
@@ -381,12 +349,13 @@ def test_nothing_to_do(B, T):
     np.testing.assert_array_equal(got.states, dlast)
 
 
+@pytest.mark.parametrize("dtype", [BF, "float32"])
 @pytest.mark.parametrize("options", [{}, ALL])
-def test_whole_backward_after_the_portable_forward(options):
+def test_whole_backward_after_the_portable_forward(options, dtype):
     """From the public inputs to all gradients, with the tiling that the solver picks."""
-    problem = random_problem(lstm, BF, (3, 4, 2, 16), **options)
+    problem = random_problem(lstm, dtype, (3, 4, 2, 16), **options)
     B, T, H, D = problem.shape
-    task = Task(lstm, B, T, H, D, BF, clip=problem.clip)
+    task = Task(lstm, B, T, H, D, dtype, clip=problem.clip, precision="tf32")
     on = EmulatedMachine()
     kept = fused.run_forward(on, task, problem.inputs, True)[2]
     got = run_backward(on, task, problem.inputs, kept, problem.dstates, problem.dlast)
@@ -394,7 +363,7 @@ def test_whole_backward_after_the_portable_forward(options):
     want = solve(problem)
     for name, array in zip(("dWx", "dR", "db", "dstates"), got, strict=True):
         error = relative_error(array.astype(float), want[name])
-        assert error <= tolerance(BF, T, D, B), name
+        assert error <= tolerance(dtype, T, D, B, "tf32"), name
 
 
 @needs_ptxas
@@ -412,7 +381,22 @@ def test_whole_backward_after_the_portable_forward(options):
     ],
 )
 def test_assembles_without_spills(cell, D, tiling, cc):
-    program = backward_program(cell, BF, D, tiling)
+    assert_no_spills(backward_program(cell, BF, D, tiling), cc)
+
+
+@needs_ptxas
+@pytest.mark.parametrize(
+    ("D", "H", "name"), [(64, 12, "H200"), (128, 6, "H200"), (256, 3, "H200"), (64, 12, "A100")]
+)
+def test_tilings_for_tf32_do_not_spill(D, H, name):
+    device = Device.named(name)
+    tiling = tuner.choose(lstm, "float32", 16, H, D, device).tiling
+    assert_no_spills(
+        backward_program(lstm, "float32", D, tiling, resets=True), device.compute_capability
+    )
+
+
+def assert_no_spills(program, cc):
     used = assemble(compile_to_ptx(program, cc), cc)
     assert used.spill_stores == used.spill_loads == used.stack_bytes == 0
     assert used.shared_bytes == 0  # all of it is dynamic: what the layout counts

@@ -119,8 +119,16 @@ def test_the_plan_is_what_the_tensor_core_kernels_run(device):
     from flashrnn_numba.kernels.tensor_backward import backward_program
 
     limits = Device.named(device)
-    for D, H, B, function in ((64, 12, 16, "lstm"), (100, 3, 5, "gru"), (768, 1, 100, "slstm")):
-        task = Task(get_cell(function), B, 64, H, D, "bfloat16", "cupy")
+    bf16, tf32 = ("bfloat16", "exact"), ("float32", "tf32")
+    for D, H, B, function, (dtype, precision) in (
+        (64, 12, 16, "lstm", bf16),
+        (100, 3, 5, "gru", bf16),
+        (768, 1, 100, "slstm", bf16),
+        (64, 12, 16, "lstm", tf32),
+        (100, 3, 5, "gru", tf32),
+        (512, 1, 16, "slstm", tf32),
+    ):
+        task = Task(get_cell(function), B, 64, H, D, dtype, "cupy", precision=precision)
         forward = tensor.choose_tiling(task.cell, task.dtype, B, H, D, limits)
         backward = tensor_backward_run.plan(task, limits)
         for direction, runs, as_tiling in (
@@ -140,6 +148,16 @@ def test_the_plan_is_what_the_tensor_core_kernels_run(device):
             z = got.footprint
             assert (program.threads, program.cluster) == (z.threads, z.cluster)
             assert program.shared_bytes == z.shared_bytes
+
+
+def test_backward_in_tf32_is_not_planned_through_l2():
+    task = Task(get_cell("lstm"), 16, 64, 1, 1024, "float32", "cupy", precision="tf32")
+    for name, reason in (("grid", "through L2 there are none"), ("portable", "")):
+        got = evaluate_model(model(name), task, H200, "backward")
+        assert isinstance(got, Refusal)
+        assert reason in str(got)
+    p = fr.plan(B=16, T=64, H=3, D=256, dtype="float32", precision="tf32", device=H200)
+    assert [p.chosen(direction).name for direction in DIRECTIONS] == ["tensor", "tensor"]
 
 
 def test_empty_problems_have_plans():

@@ -40,6 +40,8 @@ class Grid(TensorCores):
             some = bool(tensor.groups_of_ctas(task.D, device, True))
         else:
             some = bool(tensor_backward.spreads(task.D, device, True))
+        if reason is None and direction == "backward" and number_bytes(task.dtype) == 4:
+            reason = "backward in float32 sends sums of 32 bits, and through L2 there are none"
         if reason is None and not some:
             reason = f"no number of CTAs up to {device.sms} shares a head of {task.D} units"
         return reason

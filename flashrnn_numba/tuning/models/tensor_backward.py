@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ...cells import Cell
-from ...kernels.tensor_backward import MOST_TURNS, PASSAGE, TILES, TYPES, Tiling, layout
+from ...kernels.tensor_backward import FORMATS, MOST_TURNS, PASSAGE, TILES, Tiling, layout
 from ...kernels.tensor_backward_cell import halves
-from ...kernels.tensor_layout import grid_exchange
+from ...kernels.tensor_layout import grid_exchange, number_bytes
 from ..expressions import evaluator, maximum, minimum
 from ..hardware import Device
 from ..problem import Problem
@@ -97,44 +97,53 @@ def choose(
     grid: bool | None = None,
 ) -> Choice | None:
     """The best tiling for B rows, or None where no tiling fits. grid -- whether blocks of a grid
-    may share a head; None: as the environment says."""
-    if dtype not in TYPES or device.compute_capability < (8, 0) or not cell.recurrent_gates:
+    may share a head; None: as the environment says. In float32 they may not: there sums travel in
+    16 bits."""
+    if dtype not in FORMATS or device.compute_capability < (8, 0) or not cell.recurrent_gates:
         return None
     grid = grid_exchange() if grid is None else grid
-    return _choose(cell, B, H, D, device, largest_tile, grid)
+    size = number_bytes(dtype)
+    return _choose(cell, size, B, H, D, device, largest_tile, grid and size == 2)
 
 
 @lru_cache(maxsize=1024)
 def _choose(
-    cell: Cell, B: int, H: int, D: int, device: Device, largest_tile: int, grid: bool
+    cell: Cell, size: int, B: int, H: int, D: int, device: Device, largest_tile: int, grid: bool
 ) -> Choice | None:
-    found = _cheapest(cell, B, H, D, device, largest_tile, spreads(D, device, False))
+    found = _cheapest(cell, size, B, H, D, device, largest_tile, spreads(D, device, False))
     if found is None and grid:
-        found = _cheapest(cell, B, H, D, device, largest_tile, spreads(D, device, True))
+        found = _cheapest(cell, size, B, H, D, device, largest_tile, spreads(D, device, True))
     return found
 
 
 def _cheapest(
-    cell: Cell, B: int, H: int, D: int, device: Device, largest_tile: int, ways: list[Spread]
+    cell: Cell,
+    size: int,
+    B: int,
+    H: int,
+    D: int,
+    device: Device,
+    largest_tile: int,
+    ways: list[Spread],
 ) -> Choice | None:
-    able = [spread for spread in ways if could_hold(cell, spread, D, device)]
+    able = [spread for spread in ways if could_hold(cell, size, spread, D, device)]
     best: Choice | None = None
     for spread, tile in itertools.product(able, TILES):
         if tile > largest_tile or (tile > 1 and tile >= 2 * B):
             continue
         if best and _at_least(cell, spread, B, H, D, device, tile) >= best.cost:
             continue
-        found = _best(cell, B, H, D, device, spread, tile)
+        found = _best(cell, size, B, H, D, device, spread, tile)
         if found and (best is None or found.cost < best.cost):
             best = found
     return best
 
 
-def could_hold(cell: Cell, spread: Spread, D: int, device: Device) -> bool:
+def could_hold(cell: Cell, size: int, spread: Spread, D: int, device: Device) -> bool:
     """Whether a block's share of R is no more than its registers and shared memory together: most
     clusters of a large head need not be looked at."""
     own = -(-D // (16 * spread.blocks))
-    fragments = len(cell.recurrent_gates) * own * own * spread.blocks
+    fragments = len(cell.recurrent_gates) * own * own * spread.blocks * size // 2
     return fragments * FRAGMENT <= device.shared_per_block + 4 * device.registers_per_block
 
 
@@ -149,15 +158,15 @@ def _at_least(cell: Cell, spread: Spread, B: int, H: int, D: int, device: Device
 
 
 def _best(
-    cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, tile: int
+    cell: Cell, size: int, B: int, H: int, D: int, device: Device, spread: Spread, tile: int
 ) -> Choice | None:
-    p, cost = model(cell, D, device, spread.blocks, tile, spread.grid)
+    p, cost = model(cell, D, device, spread.blocks, tile, spread.grid, size)
     found = p.ranked(1, cost)
     if not found:
         return None
     ((least, solution),) = found
-    tiling = tiling_of(cell, D, spread.blocks, tile, solution, spread.grid)
-    z = layout(cell, D, tiling)
+    tiling = tiling_of(D, spread.blocks, tile, solution, spread.grid, size)
+    z = layout(cell, D, tiling, size=size)
     time = in_turns(spread, least, H * -(-B // tile), device, z.threads, z.shared_bytes)
     return Choice(tiling, *time) if time else None
 
@@ -182,9 +191,14 @@ def solution_cost(cost: Any, solution: dict[str, int], p: Problem) -> int:
 
 
 def tiling_of(
-    cell: Cell, D: int, cluster: int, tile: int, solution: dict[str, int], grid: bool = False
+    D: int,
+    cluster: int,
+    tile: int,
+    solution: dict[str, int],
+    grid: bool = False,
+    size: int = 2,
 ) -> Tiling:
-    k_steps = -(-D // (16 * cluster)) // solution["k_parts"]
+    k_steps = -(-D // (16 * cluster)) * size // 2 // solution["k_parts"]
     strip = solution["strip"]
     return Tiling(
         cluster=cluster,
@@ -195,31 +209,33 @@ def tiling_of(
         registers=solution["resident_rows"] * k_steps,
         each=solution["each"],
         ahead=solution["ahead"],
-        half=cluster > 1,
+        half=cluster > 1 and size == 2,
         grid=grid,
         strip=0 if strip == solution["m_tiles"] else strip,
     )
 
 
 def model(
-    cell: Cell, D: int, device: Device, cluster: int, tile: int, grid: bool = False
+    cell: Cell, D: int, device: Device, cluster: int, tile: int, grid: bool = False, size: int = 2
 ) -> tuple[Problem, Any]:
-    """(the problem, its cost in ns of a step) of one spread and batch tile."""
+    """(the problem, its cost in ns of a step) of one spread and batch tile. size -- bytes of a
+    number: 4 with products in TF32."""
     J, G, S = len(cell.recurrent_gates), len(cell.gates), len(cell.states)
-    k_tiles = -(-D // (16 * cluster))  # m tiles and k tiles of a block's own units
-    units, m_total = 16 * k_tiles, k_tiles * cluster
+    own_tiles = -(-D // (16 * cluster))  # m tiles of a block's own units
+    units, m_total, k_total = 16 * own_tiles, own_tiles * cluster, own_tiles * size // 2
+    half = cluster > 1 and size == 2  # sums travel in 16 bits
     n_tiles, columns = max(1, tile // 8), min(8, max(2, tile))
     p = Problem()
-    m_tiles = p.variable("m_tiles", _m_tiles(m_total, k_tiles, grid))
+    m_tiles = p.variable("m_tiles", _m_tiles(m_total, own_tiles, grid))
     gate_parts = p.variable("gate_parts", _divisors(J, 8) if cluster == 1 else [1])
-    k_parts = p.variable("k_parts", _divisors(k_tiles, 4) if cluster == 1 else [1])
+    k_parts = p.variable("k_parts", _divisors(k_total, 4) if cluster == 1 else [1])
     each = p.variable("each", [1, 2], prefer="largest")
     ahead = p.variable("ahead", [2, 4], prefer="largest")
     parts = gate_parts * k_parts
     warps = m_total // m_tiles * parts
     threads = warps * 32
     rows = m_tiles * (J // gate_parts)  # rows of fragments: an m tile and a gate
-    k_steps = k_tiles // k_parts
+    k_steps = k_total // k_parts
     resident = p.variable("resident_rows", range(0, 16 * J + 1), prefer="largest")
     strip = p.variable("strip", range(1, 17), prefer="largest")
     staged = (rows - resident) * k_steps
@@ -229,7 +245,7 @@ def model(
         p.require((parts > 1) | (each == (2 if tile >= 4 else 1)), name="units of a thread")
     total = units // 16 * n_tiles * 8 * columns * (2 // each)
     pairs = -(-total // threads)
-    source = units * n_tiles * columns * (2 if cluster > 1 else 4)
+    source = units * n_tiles * columns * (2 if half else 4)
     owners: Any = threads
     turns: Any = 0
     if grid:
@@ -246,8 +262,9 @@ def model(
     else:
         p.require(strip == m_tiles, name="whole strips")
         sums = split * parts * cluster * source * (2 if cluster > 1 else 1)
-    ring = pairs * owners * (4 * each * (G + S - 1) + 4 + 4 * S) * ahead
-    shared = warps * staged * FRAGMENT + 2 * tile * (2 * J * units + 16) + sums + ring
+    number = 4 if size == 2 else 4 * each  # a pair's: two of 16 bits share a word
+    ring = pairs * owners * (4 * each * (G + S - 1) + number * (1 + S)) * ahead
+    shared = warps * staged * FRAGMENT + 2 * tile * (size * J * units + 16) + sums + ring
     shared = shared + (16 if cluster > 1 and not grid else 0)
     p.require(pairs * each <= MAX_ITEMS, name="units and rows of a thread", unit="items")
     p.require(resident <= rows, name="fragments in registers", unit="rows")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ...kernels import tensor_backward as kernel
 from ...kernels.interface import Task
 from ...kernels.tensor_backward_run import rows_within_index
+from ...kernels.tensor_layout import number_bytes
 from ..hardware import Device
 from . import tensor_backward
 from .common import Footprint, Solution, Statement
@@ -22,7 +23,8 @@ def statements(task: Task, device: Device, grid: bool = False) -> tuple[Statemen
     largest = min(tensor_backward.LARGEST_TILE, rows_within_index(task))
     tiles = [n for n in tensor_backward.TILES if n <= largest and (n == 1 or n < 2 * _rows(task))]
     spreads = tensor_backward.spreads(task.D, device, grid)
-    able = [s for s in spreads if tensor_backward.could_hold(task.cell, s, task.D, device)]
+    size = number_bytes(task.dtype)
+    able = [s for s in spreads if tensor_backward.could_hold(task.cell, size, s, task.D, device)]
     return tuple(
         _statement(task, device, spread, tile) for spread in able or spreads[-1:] for tile in tiles
     )
@@ -35,8 +37,9 @@ def easiest(task: Task, device: Device, grid: bool = False) -> Statement:
 
 
 def _statement(task: Task, device: Device, spread: Spread, tile: int) -> Statement:
+    size = number_bytes(task.dtype)
     problem, cost = tensor_backward.model(
-        task.cell, task.D, device, spread.blocks, tile, spread.grid
+        task.cell, task.D, device, spread.blocks, tile, spread.grid, size
     )
 
     def total(solution: Solution) -> int | None:
@@ -58,12 +61,13 @@ def _rows(task: Task) -> int:
 
 
 def tiling(task: Task, solution: Solution) -> kernel.Tiling:
-    z = solution
-    return tensor_backward.tiling_of(task.cell, task.D, z["cluster"], z["tile"], z, bool(z["grid"]))
+    z, size = solution, number_bytes(task.dtype)
+    return tensor_backward.tiling_of(task.D, z["cluster"], z["tile"], z, bool(z["grid"]), size)
 
 
 def _layout(task: Task, solution: Solution) -> kernel.Layout:
-    return kernel.layout(task.cell, task.D, tiling(task, solution))
+    size = number_bytes(task.dtype)
+    return kernel.layout(task.cell, task.D, tiling(task, solution), size=size)
 
 
 def step_ns(task: Task, device: Device, solution: Solution) -> int:

@@ -36,7 +36,7 @@ class TensorCores:
         return f"fused, tensor cores, a cluster of {solution['cluster']} blocks a head"
 
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
-        return unsuited(task, device, tf32=direction == "forward")
+        return unsuited(task, device)
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         if direction == "backward":
