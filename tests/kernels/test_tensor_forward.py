@@ -107,17 +107,16 @@ def test_clusters_agree_with_the_oracle(cell, dtype, shape, chosen, options):
     ("cell", "dtype", "shape", "chosen", "options"),
     [
         ("lstm", "bfloat16", (3, 4, 1, 32), tiling(4, registers=3), {}),
-        ("lstm", "bfloat16", (3, 3, 1, 64), tiling(4, n_tiles=2, splits=2, registers=2), {}),
-        ("gru", "float16", (2, 3, 1, 48), tiling(3, splits=3), {"reset": True, "lengths": True}),
-        ("slstm", "bfloat16", (3, 4, 1, 64), tiling(2, octets=4, splits=2, spread=2), {}),
+        ("lstm", "bfloat16", (2, 3, 1, 32), tiling(4, n_tiles=2, splits=2, registers=2), {}),
+        ("gru", "float16", (1, 3, 1, 48), tiling(3, splits=3), {"reset": True, "lengths": True}),
+        ("slstm", "bfloat16", (3, 3, 1, 32), tiling(2, octets=2, splits=2, spread=2), {}),
         ("mixed", "float16", (2, 4, 1, 37), tiling(5), {"reset": True, "lengths": True}),
         ("elman", "bfloat16", (2, 4, 1, 24), tiling(3), {"states": False}),
     ],
 )
 def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape, chosen, options):
-    """Also with the words of a message arriving one by one, in any order."""
-    for schedule in (None, 3):
-        check(cell, dtype, shape, replace(chosen, grid=True), schedule=schedule, **options)
+    """The words of a message arrive one by one, in any order."""
+    check(cell, dtype, shape, replace(chosen, grid=True), schedule=3, **options)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape,
         ("gru", (9, 3, 1, 40), tiling(n_tiles=2, registers=4), {"reset": True}),
         ("mixed", (2, 4, 2, 17), tiling(), {"lengths": True, "states": False}),
         ("elman", (5, 4, 1, 16), tiling(octets=2, splits=2, spread=2), {"states": False}),
-        ("lstm", (9, 4, 1, 32), tiling(2, 2, registers=3), {}),
+        ("lstm", (9, 2, 1, 16), tiling(2, 2, registers=3), {}),
         ("lstm", (3, 4, 1, 24), tiling(4, spread=2), {"reset": True, "lengths": True}),
         ("slstm", (3, 4, 1, 32), tiling(2, octets=2, splits=2, spread=2), {}),
         ("gru", (1, 3, 1, 48), tiling(3, splits=3, grid=True), {"reset": True, "lengths": True}),
@@ -135,8 +134,7 @@ def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape,
 )
 def test_float32_with_products_in_tf32(cell, shape, chosen, options):
     """One CTA, clusters and through L2."""
-    for schedule in (None, 1):
-        check(cell, "float32", shape, chosen, schedule=schedule, **options)
+    check(cell, "float32", shape, chosen, schedule=1, **options)
 
 
 def test_tf32_is_used_where_it_is_asked_for():
