@@ -145,9 +145,9 @@ CASES = [
     # blocks of a grid: groups of them, threads without mail, blocks without units
     (lstm, BF, (5, 5, 2, 48), Tiling(3, 4, 3, each=1, half=True, grid=True), ALL),
     (slstm, F, (3, 4, 1, 64), Tiling(4, 2, 1, registers=2, half=True, grid=True), ALL),
-    (gru, BF, (9, 3, 1, 50), Tiling(2, 8, 1, half=True, grid=True), ALL),
+    (gru, BF, (9, 2, 1, 50), Tiling(2, 8, 1, half=True, grid=True), ALL),
     (elman, F, (1, 5, 3, 40), Tiling(3, 1, 1, grid=True, half=True), {"states": False}),
-    (lstm, BF, (17, 2, 1, 120), Tiling(8, 16, 2, registers=5, half=True, grid=True, strip=1), {}),
+    (lstm, BF, (9, 2, 1, 120), Tiling(8, 16, 2, registers=5, half=True, grid=True, strip=1), {}),
     (gru, F, (3, 3, 1, 60), Tiling(2, 4, 4, half=True, strip=2), ALL),
     (own, BF, (4, 4, 1, 33), Tiling(4, 4, 2, each=1, half=True, grid=True), ALL),
     (own, BF, (3, 4, 1, 24), Tiling(1, 4, 1), ALL),
