@@ -20,26 +20,31 @@ class Runs(NamedTuple):
     includes_input_product: bool = False
 
 
+def _runs(run: Callable[[], Any], leaves: list[Any]) -> Runs:
+    """run -- h of the whole sequence; leaves -- what gradients are asked of."""
+    import torch
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return run()
+
+    def both() -> Any:
+        return torch.autograd.grad(run().sum(), leaves)
+
+    return Runs(forward, both, forward)
+
+
 def flashrnn(backend: str) -> Callable[..., Runs]:
     """FlashRNN's CUDA kernels: backend "cuda_fused" or "cuda"."""
 
     def make(cell: str, Wx: Any, R: Any, b: Any) -> Runs:
-        import torch
-
         call = _patched_flashrnn()
         leaves = [a.clone().requires_grad_() for a in (Wx, R, b)]
 
         def run() -> Any:
             return call(*leaves, function=cell, backend=backend, dtype="bfloat16")[0][0]
 
-        def forward() -> Any:
-            with torch.no_grad():
-                return run()
-
-        def both() -> Any:
-            return torch.autograd.grad(run().sum(), leaves)
-
-        return Runs(forward, both, forward)
+        return _runs(run, leaves)
 
     return make
 
@@ -79,14 +84,9 @@ def cudnn(dtype: str) -> Callable[..., Runs]:
         net.flatten_parameters()
         x = torch.randn(T, B, D, device="cuda", dtype=getattr(torch, dtype), requires_grad=True)
 
-        def forward() -> Any:
-            with torch.no_grad():
-                return net(x)[0]
-
-        def both() -> Any:
-            return torch.autograd.grad(net(x)[0].sum(), [x, *net.parameters()])
-
-        return Runs(forward, both, None, includes_input_product=True)
+        runs = _runs(lambda: net(x)[0], [x, *net.parameters()])
+        # its weights and inputs are its own: there is nothing to check h against
+        return runs._replace(h=None, includes_input_product=True)
 
     return make
 
@@ -113,14 +113,7 @@ def torch_loop(cell: str, Wx: Any, R: Any, b: Any) -> Runs:
             out.append(h)
         return torch.stack(out).permute(2, 0, 1, 3)
 
-    def forward() -> Any:
-        with torch.no_grad():
-            return run()
-
-    def both() -> Any:
-        return torch.autograd.grad(run().sum(), leaves)
-
-    return Runs(forward, both, forward)
+    return _runs(run, leaves)
 
 
 PEERS: dict[str, Callable[..., Runs]] = {

@@ -37,6 +37,13 @@ def address(array: Any) -> int:
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
 
 
+def whole(array: Any, size: int) -> bool:
+    """Whether units lie side by side, each `size` bytes of them where one access reaches them."""
+    *outer, last = array.strides
+    rest = (*outer, address(array))
+    return last == array.dtype.itemsize and all(s % size == 0 for s in rest)
+
+
 def readable(machine: Machine, array: Any) -> Any:
     """The array, copied only where its strides are no multiples of its item size."""
     if array is None or all(s % array.dtype.itemsize == 0 for s in array.strides):

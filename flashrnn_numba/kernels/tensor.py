@@ -20,9 +20,8 @@ from .launch import Program
 from .machine import Machine
 from .passes import Forward, Kept, Launch, forward_strides
 from .tensor_layout import (
-    Geometry,
     Tiling,
-    geometry,
+    geometry_of,
     grid_exchange,
     number_bytes,
     too_large,
@@ -63,11 +62,6 @@ def no_tiling(task: Task, device: Device) -> str | None:
     return reason
 
 
-def geometry_of(cell: Cell, dtype: str, D: int, tiling: Tiling) -> Geometry:
-    gates = len(cell.recurrent_gates), len(cell.input_gates)
-    return geometry(D, *gates, len(cell.states), tiling, number_bytes(dtype))
-
-
 @cache
 def program(cell: Cell, dtype: str, D: int, tiling: Tiling, variant: Variant) -> Program:
     z = geometry_of(cell, dtype, D, tiling)
@@ -96,7 +90,8 @@ def prepare_forward(
     masked = inputs.reset is not None or inputs.lengths is not None
     size = number_bytes(task.dtype)
     # words of R are two numbers of 16 bits
-    wide = task.D * size % 16 == 0 and _whole(given.Wx, 16) and (size == 4 or _whole(given.R, 4))
+    wide = task.D * size % 16 == 0 and gpu.whole(given.Wx, 16)
+    wide = wide and (size == 4 or gpu.whole(given.R, 4))
     span = rows_of_group(task, tiling, on.device())
     p = program(task.cell, task.dtype, task.D, tiling, Variant(keep, masked, wide))
     known = [*forward_strides(given), task.B, task.T, task.H, span]
@@ -153,10 +148,3 @@ def _prepare_launches(
             launch(*arrays, on.filled(shape, "uint32", NOTHING))
 
     return one_after_another
-
-
-def _whole(array: Any, size: int) -> bool:
-    """Whether units lie side by side, each `size` bytes of them where one access reaches them."""
-    *outer, last = array.strides
-    rest = (*outer, gpu.address(array))
-    return last == array.dtype.itemsize and all(s % size == 0 for s in rest)

@@ -1,7 +1,7 @@
 """The tensor-core backward kernel: from a cell, a head dimension and a tiling to a program.
 
     program = backward_program(cell, "bfloat16", D, tiling)
-    tensor_backward_run.launch(machine, program, waves(cell, D, tiling, B, H, device), ...)
+    launch = prepare_waves(machine, program, waves(cell, D, tiling, B, H, device), ...)
 
 tensor_backward_kernel.py says how the kernel works and what its arguments are.
 """

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tuning import Device
+from ..tuning.models.common import batch_class
 from ..tuning.models.tensor_backward import LARGEST_TILE, choose
 from ..tuning.winners import winner
 from . import gpu
@@ -35,13 +36,12 @@ def no_tiling(task: Task, device: Device) -> str | None:
 
 
 def plan(task: Task, device: Device) -> Tiling | None:
-    """The tiling for a task, if it is one for tensor cores. The batch counts by its next power of
-    2: other sizes compile nothing new."""
+    """The tiling for a task, if it is one for tensor cores. Batch sizes of a class
+    share it."""
     if unsuited(task, device) is not None:
         return None
-    rounded = 1 << max(0, task.B - 1).bit_length()
-    largest = min(LARGEST_TILE, rows_within_index(task))
-    choice = choose(task.cell, task.dtype, min(rounded, 4096), task.H, task.D, device, largest)
+    rows, largest = batch_class(task.B), min(LARGEST_TILE, rows_within_index(task))
+    choice = choose(task.cell, task.dtype, rows, task.H, task.D, device, largest)
     return choice.tiling if choice else None
 
 
@@ -107,22 +107,9 @@ def prepare_waves(
     return one_after_another
 
 
-def launch(
-    on: Machine, program: Program, all_waves: list[Wave], given: list[Any], sizes: list[Any]
-) -> None:
-    """`prepare_waves` and launch; given -- the kernel's arguments up to the mailbox."""
-    kinds = program.arguments[: len(given)]
-    pointers = [kind.endswith("*") for kind in kinds]
-    arrays = [value for value, pointer in zip(given, pointers, strict=True) if pointer]
-    others = [value for value, pointer in zip(given, pointers, strict=True) if not pointer]
-    prepare_waves(on, program, all_waves, others, sizes)(*arrays)
-
-
 def in_words(array: Any) -> bool:
     """Whether units 2 n and 2 n + 1 lie side by side, where one access reaches them."""
-    *outer, last = strides(array, array.ndim)
-    even = all(s % 2 == 0 for s in outer) and array.shape[-1] % 2 == 0
-    return last == 1 and even and gpu.address(array) % (2 * array.itemsize) == 0
+    return array.shape[-1] % 2 == 0 and gpu.whole(array, 2 * array.itemsize)
 
 
 def _reachable(array: Any, tiling: Tiling) -> bool:

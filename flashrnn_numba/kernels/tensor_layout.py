@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..cells import Cell
     from ..tuning import Device
     from .interface import Task
 
@@ -182,6 +183,11 @@ def geometry(
         staged=staged,
         shared_bytes=total,
     )
+
+
+def geometry_of(cell: Cell, dtype: str, D: int, tiling: Tiling) -> Geometry:
+    gates = len(cell.recurrent_gates), len(cell.input_gates)
+    return geometry(D, *gates, len(cell.states), tiling, number_bytes(dtype))
 
 
 def unsuited(task: Task, device: Device) -> str | None:

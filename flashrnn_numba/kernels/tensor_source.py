@@ -14,7 +14,7 @@ from .tensor_layout import (
     WARP,
     Geometry,
     Tiling,
-    geometry,
+    geometry_of,
     number_bytes,
     parts,
     state_buffers,
@@ -72,8 +72,7 @@ def source(
     numbers of Wx, 2 of R, can be moved at once.
     """
     size = number_bytes(dtype)
-    gates = len(cell.recurrent_gates), len(cell.input_gates)
-    z = geometry(D, *gates, len(cell.states), tiling, size)
+    z = geometry_of(cell, dtype, D, tiling)
     values = _constants(cell, D, tiling, z, size, keep, masked, wide)
     pieces: dict[str, Part] = {
         name: Function("tensor_parts.py", name)

@@ -19,8 +19,7 @@ from .cache import autotune as measure_all
 from .candidates import Refusal, Setting, evaluate_model
 from .expressions import evaluator, variables_of
 from .hardware import Device
-from .models.common import Direction, Solution
-from .models.tensor import batch_class
+from .models.common import Direction, Solution, batch_class
 from .problem import Problem
 
 __all__ = ["AUTOTUNE", "is_tiling", "key_of", "remembered", "satisfies", "tries", "tune"]

@@ -39,7 +39,7 @@ from flashrnn_numba.kernels.tensor_backward import (
 from flashrnn_numba.kernels.tensor_backward_cell import halves
 from flashrnn_numba.kernels.tensor_backward_run import (
     in_words,
-    launch,
+    prepare_waves,
     run_backward,
 )
 from flashrnn_numba.testing.problem import exact, oracle_task, random_problem, solve
@@ -90,7 +90,10 @@ def backward(problem, tiling, kept="float32", words=True, schedule=None, sms=132
     ]  # fmt: skip
     on = EmulatedMachine(schedule=schedule)
     all_waves = waves(cell, D, tiling, B, H, replace(on.device(), sms=sms))
-    launch(on, program, all_waves, given, [problem.clip or 0.0, B, T, H, options])
+    strides = [value for value in given if isinstance(value, tuple)]
+    sizes = [problem.clip or 0.0, B, T, H, options]
+    launch = prepare_waves(on, program, all_waves, strides, sizes)
+    launch(*[value for value in given if not isinstance(value, tuple)])
     return out
 
 

@@ -21,6 +21,14 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "backward")
 Solution = dict[str, int]
 
 
+LARGEST_CLASS = 4096  # of batch sizes; from there on tilings do not change
+
+
+def batch_class(B: int) -> int:
+    """The next power of 2: batch sizes of a class share a tiling, and compile nothing new."""
+    return min(1 << max(0, B - 1).bit_length(), LARGEST_CLASS)
+
+
 @dataclass(frozen=True)
 class Statement:
     """A tiling problem and its cost: an integer expression in the model's own unit.

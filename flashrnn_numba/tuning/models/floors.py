@@ -24,10 +24,6 @@ SMALL_PRODUCT = 3500.0  # estimate: a cuBLAS product that fills no SM, from star
 POINTWISE = 1500.0  # estimate: a kernel that loads, computes a cell and stores once
 LAUNCH = 10_000.0  # one launch from Python with a few arguments
 
-# From the last product of a step to the next step's first, in one block: reduction, cell, barriers.
-# The spike's LSTM took 790 ns a step at head dimension 64, of which the products are a fifth.
-DEPENDENT = 600.0
-
 
 def interpolate(table: Mapping[int, float], at: int) -> float:
     """Between the measured points along a straight line; beyond them the last slope goes on."""

@@ -25,10 +25,9 @@ from ...kernels.tensor_layout import (
 from .. import expressions
 from ..hardware import Device
 from ..problem import Problem
-from .common import evaluate
+from .common import batch_class, evaluate
 
 AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
-LARGEST_CLASS = 4096  # of batch sizes; from there on tilings do not change
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 # Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
@@ -87,11 +86,6 @@ def maximum(a: Any, b: Any) -> Any:
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b)
     return expressions.maximum(a, b)
-
-
-def batch_class(B: int) -> int:
-    """The next power of 2: batch sizes of a class share a tiling, and compile nothing new."""
-    return min(1 << max(0, B - 1).bit_length(), LARGEST_CLASS)
 
 
 def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device) -> Tiling | None:

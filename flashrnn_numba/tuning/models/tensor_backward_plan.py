@@ -12,7 +12,7 @@ from ...kernels.tensor_backward_run import rows_within_index
 from ...kernels.tensor_layout import number_bytes
 from ..hardware import Device
 from . import tensor_backward
-from .common import Footprint, Solution, Statement
+from .common import Footprint, Solution, Statement, batch_class
 from .tensor_backward import Spread
 
 
@@ -21,7 +21,8 @@ def statements(task: Task, device: Device, grid: bool = False) -> tuple[Statemen
     looks at them; the batch is rounded up as there. Where no number of CTAs holds R, those of the
     most CTAs remain, to tell why."""
     largest = min(tensor_backward.LARGEST_TILE, rows_within_index(task))
-    tiles = [n for n in tensor_backward.TILES if n <= largest and (n == 1 or n < 2 * _rows(task))]
+    rows = batch_class(task.B)
+    tiles = [n for n in tensor_backward.TILES if n <= largest and (n == 1 or n < 2 * rows)]
     spreads = tensor_backward.spreads(task.D, device, grid)
     size = number_bytes(task.dtype)
     able = [s for s in spreads if tensor_backward.could_hold(task.cell, size, s, task.D, device)]
@@ -47,17 +48,12 @@ def _statement(task: Task, device: Device, spread: Spread, tile: int) -> Stateme
         own = {name: value for name, value in solution.items() if name not in fixed}
         least = tensor_backward.solution_cost(cost, own, problem)
         z = _layout(task, fixed | own)
-        groups = task.H * -(-_rows(task) // tile)
+        groups = task.H * -(-batch_class(task.B) // tile)
         found = tensor_backward.in_turns(spread, least, groups, device, z.threads, z.shared_bytes)
         return found[0] * found[1] if found else None
 
     fixed = {"cluster": spread.blocks, "tile": tile, "grid": int(spread.grid)}
     return Statement(problem, cost, fixed, total)
-
-
-def _rows(task: Task) -> int:
-    """The batch as the kernel's own search rounds it."""
-    return min(1 << max(0, task.B - 1).bit_length(), 4096)
 
 
 def tiling(task: Task, solution: Solution) -> kernel.Tiling:

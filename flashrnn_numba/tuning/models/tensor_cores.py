@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from ...kernels import tensor as launching
 from ...kernels.interface import Task
-from ...kernels.tensor_layout import Geometry, Tiling, geometry, number_bytes, unsuited
+from ...kernels.tensor_layout import Geometry, Tiling, geometry_of, number_bytes, unsuited
 from ..hardware import Device
 from . import tensor, tensor_backward_plan
 from .common import Direction, Footprint, Solution, Statement, evaluate, residency
@@ -94,9 +94,7 @@ def forward_tiling(task: Task, solution: Solution) -> Tiling:
 
 
 def forward_geometry(task: Task, tiling: Tiling) -> Geometry:
-    cell = task.cell
-    gates = len(cell.recurrent_gates), len(cell.input_gates)
-    return geometry(task.D, *gates, len(cell.states), tiling, number_bytes(task.dtype))
+    return geometry_of(task.cell, task.dtype, task.D, tiling)
 
 
 def exchange_cycles(task: Task, solution: Solution) -> int:
