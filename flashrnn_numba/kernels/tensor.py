@@ -14,7 +14,7 @@ from ..cells import Cell
 from ..tuning import Device
 from ..tuning.models.tensor import choose_tiling
 from ..tuning.winners import winner
-from . import gpu
+from . import gpu, tensor_layout
 from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
@@ -141,7 +141,7 @@ def _prepare_launches(
     ]
     z = geometry_of(task.cell, task.dtype, task.D, tiling)
     words = z.padded * tiling.batch * number_bytes(task.dtype) // 4
-    shape = (min(groups, at_once), task.T, words)
+    shape = (min(groups, at_once), tensor_layout.MAIL_SLOTS, words)
 
     def one_after_another(*arrays: Any) -> None:
         for launch in launches:

@@ -42,7 +42,7 @@ def tensor_forward(
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
     gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
-    mailbox,  # [groups, T, 16 bytes of units, BATCH] if GRID: s_0 on its way, filled with NOTHING
+    mailbox,  # [groups, SLOTS, 16 bytes of units, BATCH] if GRID: s_0 on its way, filled with NOTHING
     B,
     T,
     H,
@@ -124,21 +124,30 @@ def tensor_forward(
     for t in range(int32(T)):
         odd = uint32(t & 1)
         load_early()
+        if CLUSTER > 1:
+            # while s_0 is on its way
+            read_input()
+            if WIDE:
+                fetch_input((t + AHEAD - 1) & (AHEAD - 1))
+            if t > 0:
+                load_states(odd)
+                write_states(odd)
         await_exchange()
-        if CLUSTER > 1 and SPLITS == 1:
-            cuda.syncthreads()
-        if SPLITS == 1:
+        if CLUSTER == 1 and SPLITS == 1:
             read_input()
             load_states(odd)
         multiply()
         combine_splits()
-        if SPLITS > 1:
+        if CLUSTER == 1 and SPLITS > 1:
             read_input()
             load_states(odd)
+        if SPLITS > 1:
             collect_sums()
-        if t > 0:
-            write_states(odd)
-        fetch_input((t + AHEAD - 1) & (AHEAD - 1))
+        if CLUSTER == 1:
+            if t > 0:
+                write_states(odd)
+        if CLUSTER == 1 or WIDE == 0:
+            fetch_input((t + AHEAD - 1) & (AHEAD - 1))
         for p in unroll(OWN):
             if EVEN or p * SPLITS + split < PAIRS:
                 for e in unroll(COLUMNS):
@@ -167,11 +176,8 @@ def tensor_forward(
                             current[(p * COLUMNS + e) * STATES] = float32(0.0)
                 publish_states(p)
         arrive_input()
-        if CLUSTER == 1:
-            cuda.syncthreads()
+        cuda.syncthreads()
     if T > 0:
-        if CLUSTER > 1:
-            cuda.syncthreads()
         load_states(uint32(T & 1))
         write_states(uint32(T & 1))
     write_last()

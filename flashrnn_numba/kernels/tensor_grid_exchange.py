@@ -3,14 +3,22 @@
 For heads whose R no cluster can hold, and cards without clusters. The parts are called where those
 of tensor_exchange.py are.
 
-Each group of CTAs has a mailbox [T, 16 bytes of units, BATCH] in global memory, filled with NOTHING
-before the launch. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
+Each group of CTAs has a mailbox [SLOTS, 16 bytes of units, BATCH] in global memory, filled with
+NOTHING before the launch. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
 warp; who needs it reads it again and again until it is something. Each 32-bit word is its own
-message: it is written and read whole, and no word is used twice, so that no fence, flag or barrier
-of the grid is needed, which cost more than the data (docs/notes/tensor_forward.md). NOTHING are two
-16-bit NaNs, or one of 32 bits, with all bits set; conversion from float32 makes other ones.
+message, written and read whole, so that no flag or barrier of the grid is needed, which cost more
+than the data (docs/notes/tensor_forward.md). NOTHING are two 16-bit NaNs, or one of 32 bits, with
+all bits set; conversion from float32 makes other ones.
 
-Warps that share a sum over k wait only for their own part of s_0, and take turns in fetching it.
+A slot serves again SLOTS steps later, so that the mailbox stays in the L2 cache. Who has received
+all of s_t knows that all have read s_{t-1}, and puts NOTHING over its own words of it. That this is
+seen before the slot's next s_0 is asked for takes two fences in between, of the writer and after it
+of the reader: every thread has one in SLOTS / 4 steps.
+
+Warps that share a sum over k wait only for their own part of s_0. Where several warps need a part
+they take turns in fetching it, into shared memory. Where one warp alone needs it (ALONE) it goes
+from L2 straight into registers as the columns of the product: 16 bytes of one batch row are two k
+steps of a lane, for which the columns of R are in the same order (fragment_words).
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841
@@ -19,21 +27,35 @@ from __future__ import annotations
 
 
 def open_exchange():
-    """What this thread fetches: 16 bytes of one batch row, of every (TAKERS / BATCH)-th octet."""
+    """What this thread fetches: 16 bytes of a batch row, POLLS times, MAIL_STEP bytes apart."""
     rows = row_end - row0
     taker = strip * 32 + lane
-    mail_from = split * (K_STEPS * 2 * BATCH * 16) + taker * 16
-    mail_to = shared_at(base, taker % BATCH * PITCH + (split * (K_STEPS * 2) + taker // BATCH) * 16)
+    mail_row = taker % BATCH
+    chunk = split * (K_STEPS * 2) + taker // BATCH
+    if ALONE:
+        mail_row = group // SPREAD
+        chunk = split * (K_STEPS * 2) + quad
+    mail_from = (chunk * BATCH + mail_row) * 16
+    mail_to = shared_at(base, mail_row * PITCH + chunk * 16)
     mail = global_at(
-        global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * T * (PADDED * BATCH * SIZE)
+        global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * (SLOTS * SLOT_BYTES)
     )
-    awaited = taker % BATCH < rows
+    awaited = mail_row < rows
     arrived = cuda.local.array(POLLS * 4, uint32)
 
 
 def await_exchange():
-    """s_0 into this step's buffer. What the warps of a split fetch only they read."""
+    """s_0 into this step's buffer, or, ALONE, into `arrived`. What the warps of a split fetch only
+    they read."""
+    if ALONE:
+        for i in unroll(POLLS):
+            first = ld_shared_v4_u32(shared_at(mail_to, i * 64))
+            for w in unroll(4):
+                arrived[i * 4 + w] = first[w]
     if t > 0:
+        if t % (SLOTS // 4) == 0:
+            fence_gpu()
+        slot_in = global_at(mail, int64(t - 1 & SLOTS - 1) * SLOT_BYTES)
         if awaited:
             # all on their way before the first is looked at
             for i in unroll(POLLS):
@@ -55,23 +77,37 @@ def await_exchange():
                 asked = uint32(asked + uint32(1))
                 if asked > uint32(MOST_POLLS):
                     trap()
-            for i in unroll(POLLS):
-                if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
-                    st_shared_v4_u32(
-                        shared_at(mail_to, odd * uint32(OTHER) + i * (TAKERS // BATCH * 16)),
-                        (
-                            arrived[i * 4],
-                            arrived[i * 4 + 1],
-                            arrived[i * 4 + 2],
-                            arrived[i * 4 + 3],
-                        ),
-                    )
-        mail = global_at(mail, PADDED * BATCH * SIZE)
-        if SPLITS > 1:
+        if ALONE == 0:
+            store_mail()
             named_barrier_sync(uint32(1 + split), uint32(TAKERS))
 
 
+def store_mail():
+    if awaited:
+        for i in unroll(POLLS):
+            if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
+                st_shared_v4_u32(
+                    shared_at(mail_to, i * (TAKERS // BATCH * 16)),
+                    (
+                        arrived[i * 4],
+                        arrived[i * 4 + 1],
+                        arrived[i * 4 + 2],
+                        arrived[i * 4 + 3],
+                    ),
+                )
+
+
 def fetch_mail(i):
-    piece = ld_relaxed_gpu_v4_u32(global_at(mail, mail_from + i * (TAKERS * 16)))
+    piece = ld_relaxed_gpu_v4_u32(global_at(slot_in, mail_from + i * MAIL_STEP))
     for w in unroll(4):
         arrived[(i) * 4 + w] = piece[w]
+
+
+def send_word(place, word):
+    """A word of the new s_0, and NOTHING over that of the step before."""
+    if t + 1 < T:
+        slot_out = global_at(mail, int64(t & SLOTS - 1) * SLOT_BYTES + (place))
+        st_relaxed_gpu_u32(slot_out, word)
+    if t > 1:
+        slot_out = global_at(mail, int64(t - 2 & SLOTS - 1) * SLOT_BYTES + (place))
+        st_relaxed_gpu_u32(slot_out, uint32(0xFFFFFFFF))

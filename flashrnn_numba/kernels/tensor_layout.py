@@ -31,6 +31,7 @@ N_TILE = 8  # batch rows of one mma
 K_BYTES = 32  # previous units of one mma: 16 numbers of 16 bits, 8 of tf32
 WARP = 32
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
+MAIL_SLOTS = 64  # steps whose s_0 the mailbox of an exchange through L2 holds; a power of 2 from 4
 # our names -> those of ptx; float32 where TF32 is asked for
 FORMATS = {"bfloat16": "bf16", "float16": "f16", "float32": "tf32"}
 
@@ -76,6 +77,7 @@ class Geometry:
     warps: int
     m_tiles: int  # of a warp
     k_steps: int  # of a warp
+    alone: bool  # no other warp of the CTA multiplies with the same part of s_0
     pairs: int  # of a group of warps
     own_pairs: int  # of a warp
     in_registers: int  # fragments of a warp
@@ -86,7 +88,7 @@ class Geometry:
     sums_at: int  # partial sums of split products
     ring_at: int  # inputs fetched ahead, [step][gate][row][unit]
     out_at: int  # states on their way out, [2][state][row][unit]
-    barriers_at: int  # an mbarrier for each buffer and part of it
+    barriers_at: int  # room for an mbarrier for each buffer and part of it
     fragments_at: int
     staged: int  # fragments that a warp can stage at once on their way to registers
     shared_bytes: int
@@ -124,9 +126,9 @@ def parts(tiling: Tiling) -> int:
 
 
 def state_buffers(tiling: Tiling) -> int:
-    """Of s_0 in a CTA. One is enough where nobody but the CTA's own threads writes there, and a
-    barrier lies between their reading in one step and their writing in the next."""
-    return 1 if tiling.grid and tiling.splits > 1 else 2
+    """Of s_0 in a CTA. One is enough where nobody but the CTA's own threads writes there, after the
+    barrier that ends a step."""
+    return 1 if tiling.grid else 2
 
 
 def geometry(
@@ -148,9 +150,7 @@ def geometry(
     pitch = size * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
     batch = z.batch
     sums_at = state_buffers(z) * batch * pitch
-    # a warp may hand over its part of the next step's sums before the last step's have been read
-    sum_buffers = 2 if parts(z) > 1 else 1
-    sums = sum_buffers * groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
+    sums = groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
     tile_pitch = 16 * (units * size // 16 | 1)
     ring_at = sums_at + sums
     out_at = ring_at + z.ahead * inputs * batch * tile_pitch
@@ -159,7 +159,7 @@ def geometry(
     staging = warps * FRAGMENT_BYTES
     staged = min(max((barriers_at - sums_at) // staging, 4), 16, max(1, in_registers))
     barriers_at = max(barriers_at, sums_at + staged * staging)
-    fragments_at = barriers_at + 16 * parts(z)
+    fragments_at = barriers_at + 16 * z.splits
     total = fragments_at + warps * in_shared * FRAGMENT_BYTES
     return Geometry(
         padded=padded,
@@ -168,6 +168,7 @@ def geometry(
         warps=warps,
         m_tiles=m_tiles,
         k_steps=k_steps,
+        alone=z.grid and groups == 1 and z.n_tiles == 1 and k_steps % 2 == 0,
         pairs=pairs,
         own_pairs=own,
         in_registers=in_registers,

@@ -13,19 +13,21 @@ from __future__ import annotations
 def fragment_words():
     """A lane's words of fragment (m, k_index) of R."""
     k = (split * K_STEPS + k_index) * 16 + 2 * quad
+    if ALONE:
+        k = (split * K_STEPS + k_index) // 2 * 32 + 8 * quad + k_index % 2 * 4
     for half in unroll(2):
         fragment_row(half)
         for k_half in unroll(2):
             low = uint32(0)
             high = uint32(0)
             if WIDE:
-                if valid and k + 8 * k_half < D:
-                    low = ld_global_nc_u32(global_at(r_base, (at + k + 8 * k_half) * 2))
+                if valid and k + K_HALF * k_half < D:
+                    low = ld_global_nc_u32(global_at(r_base, (at + k + K_HALF * k_half) * 2))
             else:
-                if valid and k + 8 * k_half < D:
-                    low = uint32(R[at + (k + 8 * k_half) * r_strides[3]])
-                if valid and k + 8 * k_half + 1 < D:
-                    high = uint32(R[at + (k + 8 * k_half + 1) * r_strides[3]])
+                if valid and k + K_HALF * k_half < D:
+                    low = uint32(R[at + (k + K_HALF * k_half) * r_strides[3]])
+                if valid and k + K_HALF * k_half + 1 < D:
+                    high = uint32(R[at + (k + K_HALF * k_half + 1) * r_strides[3]])
             words[half + 2 * k_half] = uint32(low | uint32(high << uint32(16)))
 
 
@@ -143,5 +145,5 @@ def store(p):
 def post(p):
     """Into the mailbox, a word a lane."""
     row = (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD
-    if t + 1 < T and group % SPREAD == 0 and row < rows:
-        st_relaxed_gpu_u32(global_at(mail, place_of[p]), published)
+    if group % SPREAD == 0 and row < rows:
+        send_word(place_of[p], published)

@@ -12,12 +12,14 @@ from __future__ import annotations
 def fragment_words():
     """A lane's words of fragment (m, k_index) of R."""
     k = (split * K_STEPS + k_index) * 8 + quad
+    if ALONE:
+        k = (split * K_STEPS + k_index) // 2 * 16 + 4 * quad + k_index % 2 * 2
     for half in unroll(2):
         fragment_row(half)
         for k_half in unroll(2):
             words[half + 2 * k_half] = uint32(0)
-            if valid and k + 4 * k_half < D:
-                words[half + 2 * k_half] = f32_to_tf32(R[at + (k + 4 * k_half) * r_strides[3]])
+            if valid and k + K_HALF * k_half < D:
+                words[half + 2 * k_half] = f32_to_tf32(R[at + (k + K_HALF * k_half) * r_strides[3]])
 
 
 def own_places(p):
@@ -107,6 +109,6 @@ def post(p):
     """Into the mailbox."""
     for e in unroll(COLUMNS):
         row = (p * SPLITS + split) % N_TILES * TILE_ROWS + COLUMNS * quad + e
-        if t + 1 < T and row < rows:
+        if row < rows:
             rounded = f32_to_tf32(current[(p * COLUMNS + e) * STATES])
-            st_relaxed_gpu_u32(global_at(mail, place_of[p] + uint32(16 * e)), rounded)
+            send_word(place_of[p] + uint32(16 * e), rounded)

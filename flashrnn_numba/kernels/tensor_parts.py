@@ -217,9 +217,6 @@ def whole_sums():
 
 def combined_sums():
     """Warps hand the partial sums of pairs that are not theirs to the owner."""
-    side = partial
-    if PARTS > 1:
-        side = shared_at(partial, odd * uint32(GROUPS * PAIRS * (SPLITS - 1) * RECURRENT * 256))
     for q in unroll(PAIRS):
         if split == q % SPLITS:
             for r in unroll(RECURRENT):
@@ -236,7 +233,7 @@ def combined_sums():
                 place -= 1
             for r in unroll(RECURRENT):
                 st_shared_v2_f32(
-                    shared_at(side, (place * RECURRENT + r) * 256),
+                    shared_at(partial, (place * RECURRENT + r) * 256),
                     (
                         accumulators[
                             ((q // N_TILES * RECURRENT + r) // 2 * N_TILES + q % N_TILES) * 4
@@ -259,7 +256,7 @@ def collect_sums():
             for s in unroll(SPLITS - 1):
                 for r in unroll(RECURRENT):
                     place = (p * SPLITS + split) * (SPLITS - 1) + s
-                    both = ld_shared_v2_f32(shared_at(side, (place * RECURRENT + r) * 256))
+                    both = ld_shared_v2_f32(shared_at(partial, (place * RECURRENT + r) * 256))
                     for e in unroll(COLUMNS):
                         sums[(p * RECURRENT + r) * COLUMNS + e] += both[e]
 

@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from ..cells import Cell
+from . import tensor_layout
 from .fused_source import cell_text, places
 from .generated import digest_of
 from .template import FOLDER, Function, Part, specialise
@@ -92,8 +93,10 @@ def source(
     pieces["load_early"] = f"early = read_{z.early}(resident)" if z.early else ""
     operands = ("fragments, " if z.in_registers else "") + ("early, " if z.early else "")
     operands += "resident, "
-    buffer = "shared_at(operand, odd * OTHER)"
-    pieces["multiply"] = f"accumulators = product({operands}{buffer})"
+    columns = "shared_at(operand, odd * OTHER)"
+    if z.alone:
+        columns = f"({', '.join(f'arrived[{i}]' for i in range(2 * z.k_steps))})"
+    pieces["multiply"] = f"accumulators = product({operands}{columns})"
     pieces["cell_forward"] = fast_division(cell_text(cell, "forward"))
     text = specialise(Function("tensor_forward.py", "tensor_forward"), values, pieces)
     if z.in_shared:
@@ -118,7 +121,7 @@ def _exchange(tiling: Tiling, size: int) -> dict[str, Part]:
     numbers = f"tensor_numbers_{8 * size}.py"
     names: tuple[str, ...] = ("open_exchange", "await_exchange")
     if tiling.grid:
-        grid = ("tensor_grid_exchange.py", (*names, "fetch_mail"))
+        grid = ("tensor_grid_exchange.py", (*names, "fetch_mail", "store_mail", "send_word"))
         return _from(*grid) | {"publish": Function(numbers, "post")}
     if tiling.cluster > 1:
         return _from("tensor_exchange.py", names) | {
@@ -160,7 +163,7 @@ def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:
         k_steps=z.k_steps,
         registers=z.in_registers,
         early=z.early,
-        pitch=z.pitch,
+        pitch=0 if z.alone else z.pitch,
         chains=tiling.chains,
         readers="\n".join(f"read_{n} = read_fragments({n})" for n in chunks),
     )
@@ -219,9 +222,13 @@ def _constants(
         "CLUSTER": tiling.cluster,
         "GRID": int(tiling.grid),
         "TAKERS": takers,
-        "POLLS": -(-awaited // takers),
+        "ALONE": int(z.alone),
+        "MAIL_STEP": 4 * batch * 16 if z.alone else takers * 16,
+        "SLOTS": tensor_layout.MAIL_SLOTS,
+        "SLOT_BYTES": z.padded * batch * size,
+        "POLLS": z.k_steps // 2 if z.alone else -(-awaited // takers),
         "MOST_POLLS": MOST_POLLS,
-        "POLLS_EXACT": int(awaited % takers == 0),
+        "POLLS_EXACT": int(z.alone or awaited % takers == 0),
         "PART_CHUNKS": awaited,
         "SENDS": -(-tiling.cluster // fans),
         "FANS": fans,
@@ -256,6 +263,7 @@ def _constants(
         "SLOT": inputs * batch * z.tile_pitch,
         "PARTS": parts(tiling),
         "K_STEPS": z.k_steps,
+        "K_HALF": (4 if z.alone else 16) // size,  # units from one word of a lane to the next
         "M_TILES": z.m_tiles,
         "RESIDENT": z.in_registers // z.k_steps,
         "MORE": z.in_registers % z.k_steps,

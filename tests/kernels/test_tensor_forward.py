@@ -17,7 +17,7 @@ from gpu_support import mixed, no_recurrence
 from ptx_support import needs_ptxas
 
 from flashrnn_numba.cells import get_cell
-from flashrnn_numba.kernels import ptx, reference, tensor
+from flashrnn_numba.kernels import ptx, reference, tensor, tensor_layout
 from flashrnn_numba.kernels.assemble import assemble
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.emulator import RaceError, emulate
@@ -112,6 +112,9 @@ def test_clusters_agree_with_the_oracle(cell, dtype, shape, chosen, options):
         ("slstm", "bfloat16", (3, 3, 1, 32), tiling(2, octets=2, splits=2, spread=2), {}),
         ("mixed", "float16", (2, 4, 1, 37), tiling(5), {"reset": True, "lengths": True}),
         ("elman", "bfloat16", (2, 4, 1, 24), tiling(3), {"states": False}),
+        ("lstm", "float16", (3, 3, 1, 64), tiling(4, octets=2, splits=2, registers=7), {}),
+        ("gru", "bfloat16", (3, 3, 1, 59), tiling(4, octets=2, splits=2), {"reset": True}),
+        ("lstm", "bfloat16", (6, 3, 1, 64), tiling(8, splits=2, chains=2, spread=2), {}),
     ],
 )
 def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape, chosen, options):
@@ -130,6 +133,7 @@ def test_ctas_that_exchange_through_l2_agree_with_the_oracle(cell, dtype, shape,
         ("lstm", (3, 4, 1, 24), tiling(4, spread=2), {"reset": True, "lengths": True}),
         ("slstm", (3, 4, 1, 32), tiling(2, octets=2, splits=2, spread=2), {}),
         ("gru", (1, 3, 1, 48), tiling(3, splits=3, grid=True), {"reset": True, "lengths": True}),
+        ("lstm", (3, 3, 1, 32), tiling(4, splits=2, grid=True), {"lengths": True}),
     ],
 )
 def test_float32_with_products_in_tf32(cell, shape, chosen, options):
@@ -164,6 +168,15 @@ def test_exchange_through_l2_is_chosen_for_heads_that_no_cluster_holds(monkeypat
     found = errors(problem, machine, None)
     assert max(found) < tolerance("float16", 3, 40, 2)
     assert machine.launched[0].cooperative
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_slots_of_the_mailbox_serve_again(splits, monkeypatch):
+    monkeypatch.setattr(tensor_layout, "MAIL_SLOTS", 4)
+    tensor.program.cache_clear()
+    chosen = tiling(2, octets=2 if splits == 2 else 1, splits=splits, grid=True)
+    check("lstm", "bfloat16", (2, 11, 1, 32), chosen, keep=False, schedule=5)
+    tensor.program.cache_clear()
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -292,6 +292,13 @@ def ld_volatile_v4_u32(t: Any, address: U64) -> U32x4:
     return t.spin_load("global", address, "<4I", acquire=False)
 
 
+@instruction("fence.acq_rel.gpu;", section="membar / fence")
+def fence_gpu(t: Any) -> None:
+    """What this thread wrote before, other blocks see before what it writes from here on; what it
+    read before, it read before what it reads from here on."""
+    t.fence()
+
+
 # Messages that carry their own flag: each word of 32 or 64 bits is written and read whole; nothing
 # more is promised, and no other access is ordered.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .asm import Registers, add, asm, emitted
+from .columns import _product as _of_columns
 from .product import _LDMATRIX, _product, _row, _Sums
 from .tiles import FRAGMENT_BYTES, mma_type
 
@@ -39,7 +40,8 @@ def streamed_mma(
 
     (fragments: u32 x 4 registers, early: u32 x 4 ahead, shared: u32, b: u32). Operands that would
     be empty are left out. `shared` is the lane's address of the first fragment in shared memory;
-    `b`, `chains` and the formats as in warp_mma.
+    `b`, `chains` and the formats as in warp_mma. With row_bytes 0, B is in registers instead:
+    columns: u32 x 2 n_tiles k_steps, order (n tile, k step, register).
     """
     kind = mma_type(dtype)
     total = m_tiles * k_steps
@@ -54,7 +56,9 @@ def streamed_mma(
     resident = resident_tiles(m_tiles, k_steps, registers)
     parameters = {"fragments": Registers("u32", 4 * registers)} if registers else {}
     parameters |= {"early": Registers("u32", 4 * ahead)} if ahead else {}
-    parameters |= {"shared": Registers("u32"), "b": Registers("u32")}
+    parameters |= {"shared": Registers("u32")}
+    parameters |= {"b": Registers("u32")} if row_bytes else {}
+    parameters |= {} if row_bytes else {"columns": Registers("u32", 2 * n_tiles * k_steps)}
     names = list(parameters)
 
     def emit(builder: Any, operands: dict[str, list[Any]]) -> list[Any]:
@@ -73,6 +77,9 @@ def streamed_mma(
 
         def columns(k: int) -> list[list[Any]]:
             count = 4 if k_steps - k > 1 else 2
+            if not row_bytes:
+                starts = [2 * (n * k_steps + k) for n in range(n_tiles)]
+                return [operands["columns"][at : at + count] for at in starts]
             return [
                 asm(
                     builder,
@@ -113,6 +120,11 @@ def streamed_mma(
                 source = here if m < resident[k] else coming
                 words[m, k] = source[:4]
                 del source[:4]
+        if not row_bytes:
+            lanes = (words.reshape(-1).tolist(), operands["columns"])
+            return t.collective(
+                name, lanes, lambda rows: _of_columns(rows, m_tiles, n_tiles, k_steps, kind.name)
+            )
         rows = [
             _row(t, operands["b"] + 8 * n * row_bytes + 32 * k, k_steps - k)
             for n in range(n_tiles)

@@ -161,7 +161,6 @@ def model(
         at_once=p.variable("at_once", at_once),
         latency=p.variable("latency", latencies),
         slope=p.variable("slope", slopes),
-        buffers=p.variable("buffers", (1, 2)),
         # CTAs that wait for each other must all run at once: they are counted at one an SM
         pack=p.variable("pack", (0,) if grid else (0, 1)),
     )
@@ -171,12 +170,6 @@ def model(
     p.require(z.padded % (z.cluster * z.octets * 8) == 0, name="whole octets a warp")
     p.require(z.padded % (z.splits * (32 // size)) == 0, name="whole k steps a split")
     p.require((z.spread == 1) | (z.n_tiles == 1), name="spread columns with one n tile")
-    # sums have two buffers where parts of s_0 are waited for one by one (tensor_layout.parts)
-    alone, parts = z.splits == 1, z.splits > 1
-    if not grid:
-        alone = alone | (z.cluster == 1) | (z.cluster % z.splits != 0)
-        parts = parts & (z.cluster > 1) & (z.cluster % z.splits == 0)
-    p.require(alone & (z.buffers == 1) | parts & (z.buffers == 2), name="buffers of sums")
     s = sizes(counts, z)
     p.require((z.chains == 1) | (s.m_tiles * z.n_tiles <= 2), name="chains")
     p.require(s.groups >= 1, name="a warp at least")
@@ -201,7 +194,7 @@ def model(
 
 
 def sizes(counts: Counts, z: Any) -> SimpleNamespace:
-    """tensor_layout.geometry for numbers and for variables; z has `padded` and `buffers` too."""
+    """tensor_layout.geometry for numbers and for variables; z has `padded` too."""
     units = z.padded // z.cluster
     groups = units // (8 * z.octets)
     warps = groups * z.splits
@@ -218,11 +211,11 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     in_shared = fragments - in_registers
     chunks = units * z.size // 16
     tile = batch * 16 * (chunks + 1 - chunks % 2)
-    sums = z.buffers * groups * pairs * (z.splits - 1) * counts.recurrent * 256
+    sums = groups * pairs * (z.splits - 1) * counts.recurrent * 256
     room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
     room = maximum(room, minimum(4, maximum(1, in_registers)) * FRAGMENT_BYTES * warps)
-    barriers = 16 * (1 + (z.buffers - 1) * (z.splits - 1))
-    state_buffers = 2 - z.grid * minimum(z.splits - 1, 1)
+    barriers = 16 * z.splits
+    state_buffers = 2 - z.grid
     shared = state_buffers * batch * (z.size * z.padded + 16) + room + barriers
     shared = shared + warps * in_shared * FRAGMENT_BYTES
     return SimpleNamespace(
