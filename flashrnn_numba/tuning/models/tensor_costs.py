@@ -36,19 +36,20 @@ def _open(values: tuple[Any, ...]) -> bool:
 
 # -- forward, cycles -----------------------------------------------------------------------------
 
-STEP, WARP = 62, 48  # of each step; of each warp of a scheduler, in turn
+STEP, WARP = 80, 51  # of each step; of each warp of a scheduler, in turn
 # tenths of a cycle: shared memory gives 128 bytes a cycle at best
-FRAGMENT = 66  # of R, from shared memory
-COLUMNS = 20  # s_0 for one k step and n tile of a warp
-MMA, CHAINED = 85, 66  # on one scheduler; more, for one whose result the next one of a chain needs
+FRAGMENT = 63  # of R, from shared memory
+COLUMNS = 23  # s_0 for one k step and n tile of a warp
+MMA, K_STEP = 83, 40  # to issue an mma; more, for each k step of a chain
+CHAINED = 250  # from one mma to the next that needs its result
 COMBINE = 54  # for warps that share sums: their barrier
-COMBINE_PART, COMBINE_TENTHS = 41, 15  # of each further part; tenths, of each of its numbers
-POINTWISE = 92  # percent of the cell's cycles
+COMBINE_PART, COMBINE_TENTHS = 22, 24  # of each further part; tenths, of each of its numbers
+POINTWISE = 90  # percent of the cell's cycles
 # Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
 EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
-L2_LATENCY = 1200  # until the first word of another CTA is there
-POLL = 87  # of each 16 bytes that a thread waits for
-L2_INTAKE = 4  # for 100 bytes into a CTA
+L2_LATENCY = 1110  # until the first word of another CTA is there
+POLL = 78  # of each 16 bytes that a thread waits for
+L2_INTAKE = 5  # for 100 bytes into a CTA
 FILL = 1200  # bytes of an empty mailbox written a cycle, estimate: half of the memory's rate
 
 
@@ -58,7 +59,8 @@ def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
     per_scheduler = -(-s.warps // 4)
     loads = FRAGMENT * s.warps * s.in_shared + COLUMNS * s.warps * s.k_steps * z.n_tiles
     issue = MMA * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
-    product = maximum(loads, issue + CHAINED * s.k_steps // z.chains) // 10
+    issue = issue + K_STEP * s.k_steps // z.chains
+    product = maximum(loads, issue, CHAINED * s.k_steps // z.chains) // 10
     numbers = s.groups * s.pairs * counts.recurrent
     combine = (z.splits - 1) * (COMBINE_PART + COMBINE_TENTHS * numbers // 10)
     combine = combine + COMBINE * minimum(z.splits - 1, 1)
