@@ -208,7 +208,7 @@ def test_the_cheaper_of_cluster_and_grid_is_chosen(D, B, direction):
         (1024, 16, "backward", "grid"),
     ],
 )
-def test_what_was_fastest_on_an_h200_is_chosen(D, B, direction, kind):
+def test_which_kind_an_h200_is_given(D, B, direction, kind):
     chosen = evaluate_model(model("tensor"), task(D, 768 // D or 1, B), H200, direction)
     assert chosen.kind == kind
 

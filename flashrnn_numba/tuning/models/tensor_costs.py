@@ -1,7 +1,7 @@
 """What a time step of the tensor-core kernels costs: every constant that is fitted, in one place.
 
 Fitted to the tilings timed on an H200 (benchmarks/results/ranking-h200.json): the times of chosen
-tilings come out within 7 %. Clusters and grids are comparable, so that the cheaper can be taken.
+tilings come out within 9 %. Clusters and grids are comparable, so that the cheaper can be taken.
 All functions take numbers, and expressions of the solver's variables.
 """
 
