@@ -69,7 +69,7 @@ class Case:
 
 def cases(dtypes: Iterable[str] = ("bfloat16", "float32"), best: int = 1) -> Iterator[Case]:
     """All of the wide list, what matters most first."""
-    names = [m.name for m in models() if m.backend is not None]
+    names = [m.name for m in models()]
     for place, cell, (D, H), B in itertools.product(range(best), CELLS, SHAPES, BATCHES):
         for device, dtype, name in itertools.product(DEVICES, dtypes, names):
             for direction in DIRECTIONS:

@@ -61,9 +61,11 @@ SHAPES = (
     ("tensor", "bfloat16", 768, 1, 16),
     ("portable", "float32", 64, 12, 16),
     ("portable", "float32", 96, 8, 16),
-    # with FLASHRNN_NUMBA_GRID=1
     ("grid", "bfloat16", 1024, 1, 16),
     ("grid", "bfloat16", 768, 1, 128),
+    ("grid", "bfloat16", 768, 1, 16),
+    ("grid", "bfloat16", 768, 1, 1),
+    ("cluster", "bfloat16", 768, 1, 1),
 )
 CASES = tuple(
     Case(kernel, direction, dtype, D, H, B)

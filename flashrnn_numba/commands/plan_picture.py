@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..tuning import Device
 from ..tuning.models.registry import models
 from ..tuning.sweep import Sweep
 from .parity_plot import COLOURS, FAINT, INK
@@ -46,8 +45,8 @@ def draw(found: Sweep, path: Path) -> None:
 
 def _colours() -> dict[str, str]:
     """A colour for each kind of kernel, the same in every map."""
-    palette, any_device = (*COLOURS, *MORE), Device.named("H200")
-    kinds = [kind for model in models() for kind in model.kinds(any_device)]
+    palette = (*COLOURS, *MORE)
+    kinds = [kind for model in models() for kind in model.kinds()]
     return {kind: palette[i % len(palette)] for i, kind in enumerate(kinds)}
 
 

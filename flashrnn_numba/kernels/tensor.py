@@ -22,7 +22,6 @@ from .passes import Forward, Kept, Launch, forward_strides
 from .tensor_layout import (
     Tiling,
     geometry_of,
-    grid_exchange,
     number_bytes,
     too_large,
     unsuited,
@@ -58,7 +57,7 @@ def no_tiling(task: Task, device: Device) -> str | None:
         reason is None
         and choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device) is None
     ):
-        reason = too_large(task, device, grid_exchange())
+        reason = too_large(task, device, grid=True)
     return reason
 
 

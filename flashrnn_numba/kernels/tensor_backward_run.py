@@ -21,7 +21,7 @@ from .launch import Program
 from .machine import Machine
 from .passes import Backward, Kept, Launch, backward_options, backward_strides
 from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, waves
-from .tensor_layout import grid_exchange, number_bytes, too_large, unsuited
+from .tensor_layout import number_bytes, too_large, unsuited
 
 _INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
 
@@ -30,8 +30,7 @@ def no_tiling(task: Task, device: Device) -> str | None:
     """Why the tensor-core kernel cannot run this task's backward on this device, or None."""
     reason = unsuited(task, device)
     if reason is None and plan(task, device) is None:
-        grid = grid_exchange() and number_bytes(task.dtype) == 2
-        reason = too_large(task, device, grid)
+        reason = too_large(task, device, grid=number_bytes(task.dtype) == 2)
     return reason
 
 

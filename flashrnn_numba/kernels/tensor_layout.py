@@ -17,8 +17,8 @@ the sum over k, each of them finishes every splits-th pair.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,12 +98,6 @@ class Geometry:
         return self.warps * WARP
 
 
-def grid_exchange() -> bool:
-    """Whether CTAs without a cluster may share a head: FLASHRNN_NUMBA_GRID=1 in the environment. It
-    is not the default before it has been tested on a GPU (docs/notes/gpu-runs.md)."""
-    return os.environ.get("FLASHRNN_NUMBA_GRID", "0") == "1"
-
-
 def number_bytes(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 
@@ -111,11 +105,8 @@ def number_bytes(dtype: str) -> int:
 def padded_head(D: int, cluster: int, octets: int, splits: int, size: int = 2) -> int:
     """The smallest D or more that is whole octets of each warp, and whole k steps of each split.
     size -- bytes of a number."""
-    unit_step, k_step = cluster * octets * OCTET, splits * K_BYTES // size
-    padded = D
-    while padded % unit_step or padded % k_step:
-        padded += 1
-    return padded
+    step = lcm(cluster * octets * OCTET, splits * K_BYTES // size)
+    return -(-D // step) * step
 
 
 def parts(tiling: Tiling) -> int:
@@ -207,8 +198,8 @@ def unsuited(task: Task, device: Device) -> str | None:
 
 
 def too_large(task: Task, device: Device, grid: bool) -> str:
-    """What to say where no tiling holds R of one head. grid -- whether CTAs without a cluster were
-    tried."""
+    """What to say where no tiling holds R of one head. grid -- whether CTAs without a cluster can
+    share it."""
     gates = len(task.cell.recurrent_gates)
     count = device.sms if grid else device.max_cluster
     return (

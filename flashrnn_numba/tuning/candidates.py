@@ -21,6 +21,7 @@ from .models.common import (
     Residency,
     Solution,
     Statement,
+    cheapest,
     residency,
 )
 from .search import SearchLimit
@@ -52,7 +53,6 @@ class Setting:
 class Candidate:
     """A kernel that can do the task, with its best tiling.
 
-    firsts -- (cost, solution, number of the statement): the best of each statement, cheapest first.
     nodes -- branches that all the searches took.
     """
 
@@ -60,7 +60,6 @@ class Candidate:
     solution: Solution
     cost: int
     nodes: int
-    firsts: tuple[tuple[int, Solution, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -109,12 +108,7 @@ class Candidate:
 
     def best(self, count: int) -> list[Candidate]:
         """The `count` tilings of least cost, this one first."""
-        statements = self.setting.statements
-        found: list[tuple[int, Solution]] = []
-        # whatever is among the best of all stands in one of the statements with the best firsts
-        for _, _, number in self.firsts[:count]:
-            found += statements[number].best(count, NODES)
-        found.sort(key=lambda pair: pair[0])
+        found = cheapest(self.setting.statements, count, NODES)
         # of several of one cost the search may have met another first
         others = [pair for pair in found if pair[1] != self.solution][: count - 1]
         return [self, *(self.with_solution(solution, cost) for cost, solution in others)]
@@ -172,19 +166,14 @@ def evaluate_model(
     reason = model.refuses(task, device, direction)
     if reason is not None:
         return Refusal(setting, reason)
-    firsts, nodes = [], 0
-    for number, statement in enumerate(setting.statements):
-        try:
-            found = statement.best(1, NODES)
-        except SearchLimit as limit:
-            return Refusal(setting, f"the tiling search was given up: {limit}")
-        nodes += statement.problem.stats.nodes
-        firsts += [(cost, solution, number) for cost, solution in found]
-    if not firsts:
+    try:
+        found = cheapest(setting.statements, 1, NODES)
+    except SearchLimit as limit:
+        return Refusal(setting, f"the tiling search was given up: {limit}")
+    if not found:
         return Refusal(setting, None)
-    firsts.sort(key=lambda row: row[0])
-    cost, solution, _ = firsts[0]
-    return Candidate(setting, solution, cost, nodes, tuple(firsts))
+    ((cost, solution),) = found
+    return Candidate(setting, solution, cost, sum(s.nodes for s in setting.statements))
 
 
 def fits(model: Model, task: Task, device: Device, direction: Direction) -> bool:

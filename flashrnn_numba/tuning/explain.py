@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .binding import TIGHT, Binding
-from .candidates import Candidate, Refusal
+from .candidates import Candidate, Refusal, evaluate_model
 from .models.common import limits, whole
 from .plan import Pass, Plan
 
@@ -60,7 +60,8 @@ def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
     lines += ["", *_indent(_limits(chosen))]
     lines += ["", *_indent(_binding(chosen.binding(), chosen))]
     lines += ["", *_indent(_next_tilings(chosen, next_best))]
-    others = sorted((c for c in part.able if c is not chosen), key=lambda c: c.seconds)
+    others = [*_other_kinds(chosen), *(c for c in part.able if c is not chosen)]
+    others.sort(key=lambda c: c.seconds)
     if others:
         lines += ["", "  other kernels"]
         lines += _indent(columns([_other(c, chosen) for c in others], "<>><"), 4)
@@ -142,11 +143,17 @@ def _next_tilings(chosen: Candidate, count: int) -> list[str]:
 
 def _other(other: Candidate, chosen: Candidate) -> list[str]:
     ratio = f"x {other.seconds / chosen.seconds:.2f}" if chosen.seconds else ""
-    missing = "switched off" if other.setting.model.backend is None else ""
-    same = other.setting.model.backend == chosen.setting.model.backend
-    if not missing and not same:
-        missing = f"backend {other.setting.model.backend}"
-    return [other.kind, _time(other.seconds), ratio, missing]
+    backend = other.setting.model.backend
+    where = "" if backend == chosen.setting.model.backend else f"backend {backend}"
+    return [other.kind, _time(other.seconds), ratio, where]
+
+
+def _other_kinds(chosen: Candidate) -> list[Candidate]:
+    """The best of each kind of the chosen kernel that lost."""
+    s = chosen.setting
+    kinds = {kind: alone for kind, alone in s.model.kinds().items() if kind != chosen.kind}
+    found = [evaluate_model(alone, s.task, s.device, s.direction) for alone in kinds.values()]
+    return [c for c in found if isinstance(c, Candidate)]
 
 
 def _refusal(refusal: Refusal) -> list[str]:

@@ -238,4 +238,9 @@ def _runner(
     return backward
 
 
-RUNNERS: dict[str, Prepare] = {"tensor": _tensor, "grid": _tensor, "portable": _portable}
+RUNNERS: dict[str, Prepare] = {
+    "tensor": _tensor,
+    "cluster": _tensor,
+    "grid": _tensor,
+    "portable": _portable,
+}

@@ -203,7 +203,6 @@ class Plan:
 def _as_dict(candidate: Candidate) -> dict[str, Any]:
     return {
         "kernel": candidate.kind,
-        "exists": candidate.setting.model.backend is not None,
         "solution": candidate.solution,
         "tiling": candidate.tiling,
         "footprint": asdict(candidate.footprint),

@@ -36,14 +36,13 @@ class Sweep:
     """The map for one cell, dtype, number of heads and device.
 
     largest -- (kernel, direction) -> largest head dimension that it can hold at 16 rows; MOST means
-    no limit up to there. planned_only -- kernels that are switched off; they serve nothing.
+    no limit up to there.
     """
 
     task: Task
     device: Device
     places: tuple[Place, ...]
     largest: dict[tuple[str, str], int]
-    planned_only: tuple[str, ...]
 
     @property
     def head_dims(self) -> list[int]:
@@ -80,8 +79,7 @@ class Sweep:
                 for direction in DIRECTIONS
                 if (name, direction) in self.largest
             ]
-            missing = " (switched off)" if name in self.planned_only else ""
-            lines.append(f"{name}: {', '.join(parts)}{missing}")
+            lines.append(f"{name}: {', '.join(parts)}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +90,6 @@ class Sweep:
                 {"kernel": name, "direction": direction, "head_dim": D}
                 for (name, direction), D in self.largest.items()
             ],
-            "planned_only": list(self.planned_only),
         }
 
 
@@ -105,11 +102,10 @@ def sweep(
 ) -> Sweep:
     """Plan every point; `task` gives cell, heads, dtype and precision. `done` is called after each
     of the points."""
-    existing = [model for model in models() if model.backend is not None]
     places = []
     for D in head_dims:
         for B in batches:
-            made = plan_task(replace(task, D=D, B=B), device, among=existing)
+            made = plan_task(replace(task, D=D, B=B), device)
             forward, backward = made.forward, made.backward
             assert forward is not None
             assert backward is not None
@@ -123,10 +119,9 @@ def sweep(
             at = replace(task, B=16)
             # what it refuses at a head dimension that suits all kernels it refuses at any
             if model.refuses(replace(at, D=64), device, direction) is None:
-                for kind, limits in model.kinds(device).items():
-                    largest[kind, direction] = largest_head(model, at, limits, direction, MOST)
-    missing = tuple(model.name for model in models() if model.backend is None)
-    return Sweep(task, device, tuple(places), largest, missing)
+                for kind, alone in model.kinds().items():
+                    largest[kind, direction] = largest_head(alone, at, device, direction, MOST)
+    return Sweep(task, device, tuple(places), largest)
 
 
 def _entry(place: Place) -> str:

@@ -69,9 +69,8 @@ def test_long_sequences(D):
     ],
     ids=repr,
 )
-def test_exchange_through_l2(case, monkeypatch):
+def test_exchange_through_l2(case):
     """And two runs are bit-identical."""
-    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
     check_on_tensor_cores(case)
     first, second = run(case, "fused"), run(case, "fused")
     for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):

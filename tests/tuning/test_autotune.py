@@ -195,5 +195,5 @@ def test_measuring_runs_the_kernel_itself(tmp_path):
         assert measurer(setting, machine, runs=1)(small) > 0
         assert machine.launched[-1].name == f"fused_{direction}"
         assert machine.launched[-1].threads == 32
-    with pytest.raises(ValueError, match="'alternating' cannot be measured; tensor, grid"):
+    with pytest.raises(ValueError, match="'alternating' cannot be measured; tensor, cluster"):
         measurer(Setting(model("alternating"), task, H200, "forward"), EmulatedMachine())

@@ -24,12 +24,13 @@ from flashrnn_numba.tuning.models.common import (
 )
 from flashrnn_numba.tuning.models.registry import model, models
 from flashrnn_numba.tuning.models.tensor import choose_tiling
+from flashrnn_numba.tuning.models.tensor_costs import KINDS
 
 DEVICES = ["A100", "H100", "H200", "L40S", "RTX 4090", "B200", "T4"]
 CELLS = ["elman", "lstm", "gru", "slstm"]
 SHAPES = [(16, 1), (64, 12), (128, 6), (100, 3), (256, 3), (512, 1), (768, 1), (1024, 1), (2048, 2)]
 BATCHES = [1, 16, 128]
-MODELS = [m.name for m in models()]
+MODELS = [*(m.name for m in models()), "grid"]
 H200 = Device.named("H200")
 
 
@@ -179,20 +180,46 @@ def test_ctas_that_wait_for_each_other_are_only_offered_where_all_run_at_once():
             assert got.residency.waves == 1
 
 
-def test_exchange_through_l2_is_used_where_it_is_switched_on(monkeypatch):
-    """And where no cluster holds the head."""
-    lstm = get_cell("lstm")
-    assert model("grid").backend is None
-    assert choose_tiling(lstm, "bfloat16", 16, 1, 1024, H200) is None
-    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
-    assert model("grid").backend == "fused"
-    chosen = choose_tiling(lstm, "bfloat16", 16, 1, 1024, H200)
-    assert chosen.grid
-    assert chosen.cluster <= H200.sms
-    assert not choose_tiling(lstm, "bfloat16", 16, 1, 768, H200).grid
-    assert choose_tiling(lstm, "bfloat16", 16, 1, 256, Device.named("A100")).grid
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("B", BATCHES)
+@pytest.mark.parametrize("D", [64, 256, 768, 1024])
+def test_the_cheaper_of_cluster_and_grid_is_chosen(D, B, direction):
+    """And of all statements, those that were never searched among them."""
+    t, every = task(D, 768 // D or 1, B), []
+    for statement in model("tensor").build(t, H200, direction):
+        found = statement.best(1)
+        every += found
+        assert all(cost >= statement.least for cost, _ in found), statement.fixed
+    chosen = evaluate_model(model("tensor"), t, H200, direction)
+    assert chosen.cost == min(cost for cost, _ in every)
+    alone = [evaluate_model(model(kind), t, H200, direction) for kind in KINDS]
+    assert chosen.cost == min(c.cost for c in alone if isinstance(c, Candidate))
+
+
+@pytest.mark.parametrize(
+    ("D", "B", "direction", "kind"),
+    [
+        (64, 16, "forward", "tensor"),
+        (256, 16, "forward", "cluster"),
+        (768, 128, "forward", "grid"),
+        (1024, 16, "forward", "grid"),
+        (256, 16, "backward", "cluster"),
+        (768, 16, "backward", "cluster"),
+        (1024, 16, "backward", "grid"),
+    ],
+)
+def test_which_kind_an_h200_is_given(D, B, direction, kind):
+    chosen = evaluate_model(model("tensor"), task(D, 768 // D or 1, B), H200, direction)
+    assert chosen.kind == kind
+
+
+def test_cards_without_clusters_share_heads_in_grids():
+    a100 = Device.named("A100")
+    assert choose_tiling(get_cell("lstm"), "bfloat16", 16, 1, 256, a100).grid
 
 
 def test_unknown_model_is_named():
-    with pytest.raises(ValueError, match="no model 'warp'; there are tensor, grid, portable"):
+    with pytest.raises(
+        ValueError, match="no model 'warp'; there are tensor, cluster, grid, portable"
+    ):
         model("warp")

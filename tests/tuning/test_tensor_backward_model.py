@@ -35,7 +35,7 @@ TF32 = [(lstm, 64, 12, 16), (slstm, 100, 6, 1), (gru, 128, 6, 128), (elman, 250,
 @pytest.mark.parametrize("name", ["H200", "A100"])
 def test_model_counts_the_layouts_bytes(cell, D, H, B, dtype, name):
     device, size = Device.named(name), number_bytes(dtype)
-    choice = tuner.choose(cell, dtype, B, H, D, device, grid=True)
+    choice = tuner.choose(cell, dtype, B, H, D, device)
     if choice is None:
         assert (dtype, D, name) == ("float32", 256, "A100")
         return
@@ -43,7 +43,9 @@ def test_model_counts_the_layouts_bytes(cell, D, H, B, dtype, name):
     z = layout(cell, D, tiling, size=size)
     assert z.shared_bytes <= device.shared_per_block
     # one byte less than the layout takes, and the model finds no room for this tiling
-    p, _ = tuner.model(cell, D, device, tiling.cluster, tiling.tile, tiling.grid, size)
+    p, _ = tuner.model(
+        cell, D, device, tuner.Spread(tiling.cluster, tiling.grid), tiling.tile, size
+    )
     values = {v.name: v for v in p.variables}
     chosen = {
         "m_tiles": tiling.m_tiles,
@@ -64,14 +66,14 @@ def test_model_counts_the_layouts_bytes(cell, D, H, B, dtype, name):
 @pytest.mark.parametrize("D", [64, 256, 768])
 @pytest.mark.parametrize("B", [1, 16])
 def test_small_heads_stay_in_clusters(D, B):
-    assert not tuner.choose(lstm, BF, B, 768 // D, D, Device.named("H200"), grid=True).tiling.grid
+    assert not tuner.choose(lstm, BF, B, 768 // D, D, Device.named("H200")).tiling.grid
 
 
 @pytest.mark.parametrize(("cell", "D"), [(lstm, 1024), (slstm, 1536), (lstm, 2048), (gru, 2048)])
 def test_large_heads_are_spread_over_the_grid(cell, D):
     """All blocks of a launch are resident, on a card with clusters and on one without."""
     for name, count in (("H200", 132), ("A100", 108)):
-        choice = tuner.choose(cell, BF, 16, 1, D, Device.named(name), grid=True)
+        choice = tuner.choose(cell, BF, 16, 1, D, Device.named(name))
         if choice is None:
             assert (name, D) == ("A100", 2048)
             continue
@@ -81,21 +83,12 @@ def test_large_heads_are_spread_over_the_grid(cell, D):
         assert max(wave.grid[0] for wave in found) <= count
 
 
-def test_grids_are_for_those_who_ask(monkeypatch):
-    device = Device.named("H200")
-    monkeypatch.delenv("FLASHRNN_NUMBA_GRID", raising=False)
-    assert tuner.choose(lstm, BF, 16, 1, 1024, device) is None
-    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
-    assert plan(task_of(lstm, BF, 16, 5, 1, 1024), device).grid
-
-
-def test_float32_stays_in_clusters(monkeypatch):
-    monkeypatch.setenv("FLASHRNN_NUMBA_GRID", "1")
+def test_float32_stays_in_clusters():
     device = Device.named("H200")
     task = replace(task_of(lstm, "float32", 16, 5, 1, 512), precision="tf32")
     tiling = plan(task, device)
     assert (tiling.cluster, tiling.half, tiling.grid) == (16, False, False)
-    assert tuner.choose(lstm, "float32", 16, 1, 1024, device, grid=True) is None
+    assert tuner.choose(lstm, "float32", 16, 1, 1024, device) is None
     assert "of 16 multiprocessors" in no_tiling(replace(task, D=1024), device)
     assert plan(replace(task, precision="exact"), device) is None
 
@@ -117,7 +110,7 @@ def test_plan_counts_the_batch_in_powers_of_two():
         (task_of(lstm, "float32", 16, 5, 12, 64), "H200", "where precision='tf32' is asked for"),
         (task_of(lstm, F, 16, 5, 12, 64), "T4", "compute capability below 8.0"),
         (task_of(lstm, BF, 16, 5, 1, 4096), "H200", "does not fit into the registers and shared"),
-        (task_of(lstm, BF, 16, 5, 1, 512), "A100", "multiprocessors of A100"),
+        (task_of(lstm, BF, 16, 5, 1, 2048), "A100", "multiprocessors of A100"),
     ],
 )
 def test_what_cannot_run_says_why(task, name, message):

@@ -13,7 +13,7 @@ from ...kernels.interface import Task
 from ..hardware import WARP, Device
 from ..problem import Problem
 from . import floors
-from .common import Direction, Footprint, Solution, Statement
+from .common import Direction, Footprint, Model, Solution, Statement
 
 REGISTERS = 96  # of a thread of the pointwise kernel, from above (built-in cells take up to 68)
 L2_BYTES_PER_CLOCK = 32  # of one SM, estimate: about half of what the L2 can deliver at best
@@ -22,14 +22,14 @@ L2_BYTES_PER_CLOCK = 32  # of one SM, estimate: about half of what the L2 can de
 class Alternating:
     name = "alternating"
     title = "a matrix product and a pointwise kernel a step"
-    backend: str | None = "alternating"
+    backend = "alternating"
     note = "replayed as CUDA graphs; the times of their nodes are estimates"
 
     def kind(self, solution: Solution) -> str:
         return self.name
 
-    def kinds(self, device: Device) -> dict[str, Device]:
-        return {self.name: device}
+    def kinds(self) -> dict[str, Model]:
+        return {self.name: self}
 
     def label(self, solution: Solution) -> str:
         return self.title
@@ -49,7 +49,7 @@ class Alternating:
         )
         p.require(blocks * threads >= items, "every unit has a thread", "threads")
         p.require((blocks - 1) * threads < items, "no idle block", "threads")
-        return (Statement(p, blocks * threads),)
+        return (Statement(lambda: (p, blocks * threads)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         return self.build(task, device, direction)[0]

@@ -7,8 +7,9 @@ a `Footprint`; the arithmetic of limits is here, once for all kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ...kernels.interface import Task
@@ -33,22 +34,46 @@ def batch_class(B: int) -> int:
 class Statement:
     """A tiling problem and its cost: an integer expression in the model's own unit.
 
+    state -- makes (problem, cost) when they are first asked for: many statements never are.
+
     A model may cut its problem into several statements, one for each value of some variables:
     `fixed` are these, and part of every solution. `total` turns a solution of the problem into a
     cost that can be compared between statements, or to None if it cannot run after all; without
-    `total` the cost itself can be compared.
+    `total` the cost itself can be compared. No solution costs less than `least`.
     """
 
-    problem: Problem
-    cost: Expression | int
+    state: Callable[[], tuple[Problem, Expression | int]]
     fixed: Solution = field(default_factory=dict)
     total: Callable[[Solution], int | None] | None = None
+    least: int = 0
+
+    @cached_property
+    def _stated(self) -> tuple[Problem, Expression | int]:
+        return self.state()
+
+    @property
+    def problem(self) -> Problem:
+        return self._stated[0]
+
+    @property
+    def cost(self) -> Expression | int:
+        return self._stated[1]
+
+    @property
+    def nodes(self) -> int:
+        """Branches of the latest search; 0 where there was none."""
+        return self.problem.stats.nodes if self.stated else 0
+
+    @property
+    def stated(self) -> bool:
+        """Whether anyone has asked for the problem."""
+        return "_stated" in vars(self)
 
     def value(self, solution: Solution) -> int | None:
         """The cost of a solution, with or without the fixed values in it."""
         return evaluate(self.cost, solution) if self.total is None else self.total(solution)
 
-    def best(self, count: int, node_limit: int) -> list[tuple[int, Solution]]:
+    def best(self, count: int, node_limit: int | None = None) -> list[tuple[int, Solution]]:
         """(cost, whole solution) of the `count` best, cheapest first."""
         rows = []
         for own in self.problem.best(count, self.cost, node_limit=node_limit):
@@ -64,6 +89,20 @@ class Statement:
     def covers(self, solution: Solution) -> bool:
         """Whether a whole solution is one of this statement."""
         return self.fixed.items() <= solution.items()
+
+
+def cheapest(
+    statements: Sequence[Statement], count: int = 1, node_limit: int | None = None
+) -> list[tuple[int, Solution]]:
+    """(cost, whole solution) of the `count` best of all statements, cheapest first. What cannot
+    cost less than the `count`-th best found so far is not even stated."""
+    found: list[tuple[int, Solution]] = []
+    for statement in sorted(statements, key=lambda s: s.least):
+        if len(found) == count and statement.least >= found[-1][0]:
+            break
+        found += statement.best(count, node_limit)
+        found = sorted(found, key=lambda row: row[0])[:count]
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,20 +125,20 @@ class Footprint:
 class Model(Protocol):
     """One kernel, as the planner sees it.
 
-    name -- short; title -- for people; backend -- which backend runs it, None: switched off;
+    name -- short; title -- for people; backend -- which backend runs it;
     note -- what else a reader should know, or "".
     """
 
     name: str
     title: str
-    backend: str | None
+    backend: str
     note: str
 
     def kind(self, solution: Solution) -> str:
         """Which kind of the kernel a solution is, in a word: the name where there is one kind."""
 
-    def kinds(self, device: Device) -> dict[str, Device]:
-        """The kinds that a device can run, each with the device's limits as that kind uses them."""
+    def kinds(self) -> dict[str, Model]:
+        """The kinds of the kernel, each as a model of that kind alone."""
 
     def label(self, solution: Solution) -> str:
         """The title of the kind that a solution is."""

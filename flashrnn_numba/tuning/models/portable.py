@@ -7,20 +7,20 @@ from ...kernels.fused_layout import Tiling, layout
 from ...kernels.interface import Task
 from ..hardware import Device
 from . import fused
-from .common import Direction, Footprint, Solution, Statement, evaluate
+from .common import Direction, Footprint, Model, Solution, Statement, evaluate
 
 
 class Portable:
     name = "portable"
     title = "fused, portable: R in shared memory, plain arithmetic"
-    backend: str | None = "fused"
+    backend = "fused"
     note = "one kernel serves every batch size; registers: what its launch bounds let a thread have"
 
     def kind(self, solution: Solution) -> str:
         return self.name
 
-    def kinds(self, device: Device) -> dict[str, Device]:
-        return {self.name: device}
+    def kinds(self) -> dict[str, Model]:
+        return {self.name: self}
 
     def label(self, solution: Solution) -> str:
         return self.title
@@ -29,7 +29,8 @@ class Portable:
         return None
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
-        return (Statement(*fused.model(task.cell, task.dtype, task.D, task.H, direction, device)),)
+        shape = task.cell, task.dtype, task.D, task.H
+        return (Statement(lambda: fused.model(*shape, direction, device)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         return self.build(task, device, direction)[0]

@@ -11,7 +11,6 @@ from .common import Model
 # module and class; imported when asked for, since a model may bring its kernel's arithmetic along
 ENTRIES = (
     ("tensor_cores", "TensorCores"),
-    ("grid", "Grid"),
     ("portable", "Portable"),
     ("alternating", "Alternating"),
 )
@@ -25,8 +24,9 @@ def models() -> tuple[Model, ...]:
 
 
 def model(name: str) -> Model:
-    """The model of this name. ValueError says which there are."""
-    for one in models():
-        if one.name == name:
-            return one
-    raise ValueError(f"name: no model {name!r}; there are {', '.join(m.name for m in models())}")
+    """The model, or one kind of a model alone, by its name. ValueError says which there are."""
+    named = {kind: alone for one in models() for kind, alone in one.kinds().items()}
+    named |= {one.name: one for one in models()}
+    if name not in named:
+        raise ValueError(f"name: no model {name!r}; there are {', '.join(named)}")
+    return named[name]

@@ -1,15 +1,17 @@
-"""The tensor-core forward kernel's tiling as an integer program: two of them, one for CTAs that are
-a cluster (or one alone), one for CTAs that exchange s_0 through L2.
+"""The tensor-core forward kernel's tiling: integer programs, one for each number of CTAs that are a
+cluster (or one alone) or exchange s_0 through L2. The cheapest of all is taken.
 
 Shared memory is the kernel's own (kernels/tensor_layout.py; a test holds the two together).
 Registers are an estimate from above, so that ptxas finds no reason to spill. The cost is cycles of
-a time step times waves of clusters, from the latencies in docs/notes/tensor_forward.md.
+a time step of all waves together (tensor_costs.py).
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Container
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,23 +20,19 @@ from ...cells.expression import topological
 from ...kernels.tensor_layout import (
     FRAGMENT_BYTES,
     Tiling,
-    grid_exchange,
     number_bytes,
     padded_head,
 )
-from .. import expressions
 from ..hardware import Device
 from ..problem import Problem
-from .common import batch_class, evaluate
+from . import tensor_costs as costs
+from .common import Solution, Statement, batch_class, cheapest, evaluate
+from .tensor_costs import KINDS, Spread, maximum, minimum
 
 AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
-# Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
-EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
-# Through L2 (docs/notes/tensor_forward.md): what nothing would take, and a CTA's intake.
-GRID_LATENCY = 2100  # cycles
-GRID_INTAKE = 7  # cycles for 100 bytes
+N_TILES = (1, 2, 4)
 GRID_REGISTERS = 32  # of a thread: addresses, and room for the schedule
 GRID_UNITS = (8, 16, 24, 32, 48, 64)  # of a CTA
 SPECIAL = {
@@ -46,8 +44,6 @@ SPECIAL = {
     "log_sigmoid": 2,
     "divide": 2,
 }
-STEP, WARP = 180, 80  # cycles of a step: latencies that are always there; of each warp in turn
-HMMA = 18  # cycles from one mma to the next that needs its result
 
 
 @dataclass(frozen=True)
@@ -75,35 +71,83 @@ class Counts:
         )
 
 
-def minimum(a: Any, b: Any) -> Any:
-    """Of numbers or of expressions."""
-    if isinstance(a, int) and isinstance(b, int):
-        return min(a, b)
-    return expressions.minimum(a, b)
-
-
-def maximum(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int):
-        return max(a, b)
-    return expressions.maximum(a, b)
-
-
 def choose_tiling(cell: Cell, dtype: str, B: int, H: int, D: int, device: Device) -> Tiling | None:
     """The best tiling, or None where nothing holds R of one head."""
-    return _choose(cell, number_bytes(dtype), batch_class(B), H, D, device, grid_exchange())
+    return _choose(cell, number_bytes(dtype), batch_class(B), H, D, device)
 
 
 @lru_cache(maxsize=1024)
-def _choose(
-    cell: Cell, size: int, B: int, H: int, D: int, device: Device, grid: bool
-) -> Tiling | None:
-    for through_l2 in (False, True) if grid else (False,):
-        if groups_of_ctas(D, device, through_l2):
-            problem, cost = model(cell, B, H, D, device, through_l2, size)
-            solution = problem.solve(minimize=cost)
-            if solution is not None:
-                return tiling_of(cell, solution)
-    return None
+def _choose(cell: Cell, size: int, B: int, H: int, D: int, device: Device) -> Tiling | None:
+    found = cheapest(statements(cell, B, H, D, device, size))
+    return tiling_of(cell, found[0][1]) if found else None
+
+
+def statements(
+    cell: Cell,
+    B: int,
+    H: int,
+    D: int,
+    device: Device,
+    size: int = 2,
+    kinds: Container[str] = KINDS,
+) -> tuple[Statement, ...]:
+    """One for each way to spread a head over CTAs. Where none of them holds R, the one of the most
+    CTAs remains, to tell why."""
+    spreads = [s for s in ways(D, device) if s.kind in kinds]
+    able = [s for s in spreads if could_hold(cell, D, size, s, device)]
+    largest = sorted(spreads)[-1:]
+    return tuple(statement(cell, B, H, D, device, s, size) for s in able or largest)
+
+
+def statement(
+    cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, size: int = 2
+) -> Statement:
+    B = batch_class(B)
+    return Statement(
+        partial(model, cell, B, H, D, device, spread, size),
+        {"grid": int(spread.grid), "size": size, "cluster": spread.blocks},
+        least=at_least(cell, B, H, D, device, spread, size),
+    )
+
+
+def ways(D: int, device: Device) -> list[Spread]:
+    """All clusters, and all grids, that may share a head."""
+    clusters = [c for c in CLUSTERS if c <= device.max_cluster and device.resident_clusters(c)]
+    counts = {-(-D // units) for units in GRID_UNITS}
+    grids = sorted(n for n in counts if 2 <= n <= device.sms)
+    return [*(Spread(c) for c in clusters), *(Spread(n, True) for n in grids)]
+
+
+def groups_at_once(spread: Spread, device: Device) -> int:
+    """Of CTAs that share a head, at one CTA an SM."""
+    return device.sms // spread.blocks if spread.grid else device.resident_clusters(spread.blocks)
+
+
+def could_hold(cell: Cell, D: int, size: int, spread: Spread, device: Device) -> bool:
+    """Whether R is no more than all registers and shared memory of so many CTAs."""
+    room = device.shared_per_block + 4 * device.registers_per_block
+    return len(cell.recurrent_gates) * D * D * size <= spread.blocks * room
+
+
+def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, size: int) -> int:
+    """A bound of the cost from below: the product spread evenly over as many warps as there may be,
+    and the exchange, for each number of batch rows."""
+    counts, units = Counts.of(cell), -(-D // spread.blocks)
+    at_once = groups_at_once(spread, device)
+    found = []
+    for n_tiles, wide in itertools.product(N_TILES, (1, 2)):
+        z = SimpleNamespace(
+            **{"grid": spread.grid, "size": size, "cluster": spread.blocks, "padded": D},
+            **{"n_tiles": n_tiles, "spread": wide, "splits": 1, "chains": 2, "pack": 1, "alone": 1},
+        )
+        fragments = counts.recurrent * units * D * size // FRAGMENT_BYTES
+        s = SimpleNamespace(
+            **{"warps": 1, "in_shared": 0, "groups": 1, "pairs": 1, "own": 1, "polls": 1},
+            **{"m_tiles": fragments // 4, "k_steps": 1, "units": units},
+            batch=8 * n_tiles // wide,
+        )
+        found.append(costs.forward(counts, B, H, z, s, at_once))
+    return min(found)
 
 
 def tiling_of(cell: Cell, solution: dict[str, int]) -> Tiling:
@@ -119,58 +163,51 @@ def tiling_of(cell: Cell, solution: dict[str, int]) -> Tiling:
     )
 
 
+def step_ns(cell: Cell, B: int, H: int, D: int, device: Device, solution: Solution) -> float:
+    """Of all waves together."""
+    spread = Spread(solution["cluster"], bool(solution["grid"]))
+    cycles = statement(cell, B, H, D, device, spread, solution["size"]).value(solution)
+    assert cycles is not None
+    return cycles / device.clock_ghz
+
+
 def solved_sizes(cell: Cell, solution: dict[str, int]) -> SimpleNamespace:
     """The model's sizes at a solution, as numbers."""
     found = sizes(Counts.of(cell), SimpleNamespace(**solution))
     return SimpleNamespace(**{name: evaluate(value) for name, value in vars(found).items()})
 
 
-def groups_of_ctas(D: int, device: Device, grid: bool) -> dict[int, tuple[int, int, int]]:
-    """For each number of CTAs that may share a head: how many such groups run at once, and an
-    exchange's latency and slope in cycles (for 100 bytes that each CTA gives)."""
-    if not grid:
-        clusters = {c: device.resident_clusters(c) for c in CLUSTERS if c <= device.max_cluster}
-        return {c: (n, *EXCHANGE[c]) for c, n in clusters.items() if n}
-    counts = {-(-D // units) for units in GRID_UNITS}
-    return {
-        n: (device.sms // n, GRID_LATENCY, GRID_INTAKE * n) for n in counts if 2 <= n <= device.sms
-    }
-
-
 def model(
-    cell: Cell, B: int, H: int, D: int, device: Device, grid: bool = False, size: int = 2
+    cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, size: int = 2
 ) -> tuple[Problem, Any]:
     """(the problem, its cost in cycles) for the class of the batch size; size -- bytes of a number:
     4 with products in TF32."""
-    B = batch_class(B)
-    p, counts = Problem(), Counts.of(cell)
-    groups = groups_of_ctas(D, device, grid)
+    p, counts, c, grid = Problem(), Counts.of(cell), spread.blocks, spread.grid
     octets, splits = (1, 2, 3, 4), (1, 2, 4, 8) if grid else (1, 2, 4)
-    heads = {padded_head(D, c, o, s, size) for c in groups for o in octets for s in splits}
-    at_once, latencies, slopes = (sorted(set(n)) for n in zip(*groups.values(), strict=True))
+    heads = {padded_head(D, c, o, s, size) for o in octets for s in splits}
     z = SimpleNamespace(
-        grid=p.variable("grid", [int(grid)]),
-        size=p.variable("size", [size]),
-        cluster=p.variable("cluster", sorted(groups)),
-        n_tiles=p.variable("n_tiles", (1, 2, 4)),
+        grid=int(grid),
+        size=size,
+        cluster=c,
+        n_tiles=p.variable("n_tiles", N_TILES),
         octets=p.variable("octets", octets),
         splits=p.variable("splits", splits),
         spread=p.variable("spread", (1, 2)),
         chains=p.variable("chains", (1, 2)),
         padded=p.variable("padded", sorted(heads)),
-        at_once=p.variable("at_once", at_once),
-        latency=p.variable("latency", latencies),
-        slope=p.variable("slope", slopes),
+        # no other warp of the CTA multiplies with the same part of s_0 (tensor_layout.geometry)
+        alone=p.variable("alone", (0, 1) if grid else (0,)),
         # CTAs that wait for each other must all run at once: they are counted at one an SM
         pack=p.variable("pack", (0,) if grid else (0, 1)),
     )
-    for c, (count, latency, slope) in groups.items():
-        known = (z.at_once == count) & (z.latency == latency) & (z.slope == slope)
-        p.require((z.cluster != c) | known, name=f"{c} CTAs a head")
-    p.require(z.padded % (z.cluster * z.octets * 8) == 0, name="whole octets a warp")
+    p.require(z.padded % (c * z.octets * 8) == 0, name="whole octets a warp")
     p.require(z.padded % (z.splits * (32 // size)) == 0, name="whole k steps a split")
     p.require((z.spread == 1) | (z.n_tiles == 1), name="spread columns with one n tile")
     s = sizes(counts, z)
+    if grid:
+        own_part = (s.groups == 1) & (z.n_tiles == 1) & (s.k_steps % 2 == 0)
+        shared_part = (s.groups > 1) | (z.n_tiles > 1) | (s.k_steps % 2 == 1)
+        p.require((z.alone == 1) & own_part | (z.alone == 0) & shared_part, name="takers of s_0")
     p.require((z.chains == 1) | (s.m_tiles * z.n_tiles <= 2), name="chains")
     p.require(s.groups >= 1, name="a warp at least")
     p.require(s.warps <= 16, name="warps of a block")
@@ -190,7 +227,8 @@ def model(
         name="two blocks an SM: shared memory",
         unit="bytes",
     )
-    return p, cost(counts, B, H, z, s)
+    at_once = groups_at_once(spread, device)
+    return p, costs.forward(counts, batch_class(B), H, z, s, at_once)
 
 
 def sizes(counts: Counts, z: Any) -> SimpleNamespace:
@@ -204,7 +242,8 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     own = -(-pairs // z.splits)
     fragments = m_tiles * k_steps
     batch = 8 * z.n_tiles // z.spread
-    polls = z.grid * -(-k_steps * batch // (16 * maximum(groups, 1)))  # of 16 bytes
+    polls = -(-k_steps * batch // (16 * maximum(groups, 1)))  # of 16 bytes
+    polls = z.grid * (z.alone * (k_steps // 2) + (1 - z.alone) * polls)
     needed = _registers(counts, z, m_tiles, own, polls)
     left = _register_limit(warps) - needed
     in_registers = minimum(fragments, left // 4)
@@ -230,6 +269,7 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
         registers=needed + 4 * in_registers,
         in_shared=in_shared,
         batch=batch,
+        polls=polls,
         shared_bytes=shared,
     )
 
@@ -247,25 +287,6 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> An
     # partial sums come back into registers
     combined = minimum((z.splits - 1) * 8, 24)
     fixed = 40 + 4 * EARLY + GRID_REGISTERS * z.grid
-    # what is fetched is in shared memory before the product begins
-    return fixed + own * pair + maximum(accumulators + combined, 4 * polls)
-
-
-def cost(counts: Counts, B: int, H: int, z: Any, s: Any) -> Any:
-    """Cycles of a step, times waves of clusters."""
-    per_scheduler = -(-s.warps // 4)
-    # shared memory gives 128 bytes a cycle; measured, a fifth is lost
-    loads = 5 * s.warps * s.in_shared + 5 * s.warps * s.k_steps * z.n_tiles // 2
-    issue = 8 * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
-    chain = HMMA * s.k_steps // z.chains
-    product = maximum(maximum(loads, issue), chain)
-    combine = (z.splits - 1) * (20 + 3 * s.groups * s.pairs * counts.recurrent)
-    pointwise = per_scheduler * s.own * 2 // z.spread * counts.cycles
-    pointwise = pointwise + s.own * counts.cycles  # its latency
-    tiles = -(-B // s.batch)
-    rows = minimum(s.batch, -(-B // maximum(1, z.at_once // H)))
-    exchange = z.latency + z.slope * rows * s.units * z.size // 100
-    waves = -(-(tiles * H) // z.at_once)
-    step = STEP + WARP * per_scheduler + product + minimum(combine, 400) + pointwise + exchange
-    # a second block on an SM costs half as much again
-    return step * (2 * waves - z.pack * (waves - 1)) // 2
+    # what is fetched is in shared memory before the product begins, or takes part in it
+    working = accumulators + maximum(combined, 4 * polls * z.alone)
+    return fixed + own * pair + maximum(working, 4 * polls)

@@ -1,24 +1,28 @@
 """The tensor-core backward kernel's tiling: integer programs, one for each cluster and batch tile.
 
 Shared memory is counted as the kernel's own layout does (a test compares the two). Registers are an
-estimate from above: ptxas must not spill. Costs are nanoseconds of a step, fitted to measurements
-on an H200 (docs/notes/tensor_backward.md): what matters is the order of the tilings.
+estimate from above: ptxas must not spill. Costs are nanoseconds of a step (tensor_costs.py).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Container
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from types import SimpleNamespace
+from typing import Any
 
 from ...cells import Cell
 from ...kernels.tensor_backward import FORMATS, MOST_TURNS, PASSAGE, TILES, Tiling, layout
 from ...kernels.tensor_backward_cell import halves
-from ...kernels.tensor_layout import grid_exchange, number_bytes
-from ..expressions import evaluator, maximum, minimum
+from ...kernels.tensor_layout import number_bytes
+from ..expressions import maximum, minimum
 from ..hardware import Device
 from ..problem import Problem
+from . import tensor_costs as costs
+from .common import Solution, Statement, cheapest, evaluate
+from .tensor_costs import KINDS, Spread
 
 CLUSTERS = (1, 2, 4, 8, 16)
 LARGEST_TILE = 32
@@ -28,15 +32,6 @@ MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them
 MAIL = 12  # registers: where partial sums go and come from
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
-BASE = 110  # ns: the late half, latency of the barrier, loop
-WARP = 10  # ns: for each warp that meets at the barrier
-LATENCY = 150  # ns: ldmatrix and a chain of mma
-SPLIT = 40  # ns: sums through shared memory, with a barrier
-PAIR = 80  # ns: in a cluster, for threads that have two units where others have none
-THROUGH_L2 = 1150  # ns: what everybody gives everybody in a grid, however little
-UNSURE = 10  # percent added for a grid, whose costs are not measured yet
-L2_BYTES = 25  # a ns, into one multiprocessor
-SHORT = 75  # ns: for each step that inputs are fetched later than 4 steps ahead
 
 
 @dataclass(frozen=True)
@@ -47,30 +42,19 @@ class Choice:
     step: int
     waves: int
 
-    @property
-    def cost(self) -> int:
-        return self.step * self.waves
 
-
-class Spread(NamedTuple):
-    """The blocks that share a head: a cluster or, with `grid`, blocks of a cooperative launch."""
-
-    blocks: int
-    grid: bool = False
-
-
-def spreads(D: int, device: Device, grid: bool) -> list[Spread]:
-    """All clusters or grids that a head can be spread over. A grid's blocks have one multiprocessor
-    each, and may be a few more than needed, so that warps can share the m tiles evenly."""
+def spreads(D: int, device: Device, size: int = 2) -> list[Spread]:
+    """All clusters and grids that a head can be spread over. A grid's blocks have one
+    multiprocessor each, and may be a few more than needed, so that warps can share the m tiles
+    evenly. Sums travel through L2 in 16 bits, so that products in TF32 (size 4) stay in clusters.
+    """
     tiles = -(-D // 16)
-    if not grid:
-        most = min(device.max_cluster, tiles)
-        return [Spread(n) for n in CLUSTERS if n <= most]
-    found: dict[Spread, None] = {}
+    most = min(device.max_cluster, tiles)
+    found = {Spread(n): None for n in CLUSTERS if n <= most}
     for own, multiple in itertools.product(range(1, MOST_OWN_TILES + 1), (1, 4, 8)):
         needed = -(-tiles // own)
         n = -(-needed // multiple) * multiple
-        if 1 < n <= device.sms and -(-tiles // n) == own:
+        if 1 < n <= device.sms and -(-tiles // n) == own and size == 2:
             found[Spread(n, True)] = None
     return list(found)
 
@@ -94,49 +78,105 @@ def choose(
     D: int,
     device: Device,
     largest_tile: int = LARGEST_TILE,
-    grid: bool | None = None,
 ) -> Choice | None:
-    """The best tiling for B rows, or None where no tiling fits. grid -- whether blocks of a grid
-    may share a head; None: as the environment says. In float32 they may not: there sums travel in
-    16 bits."""
+    """The best tiling for B rows, or None where no tiling fits."""
     if dtype not in FORMATS or device.compute_capability < (8, 0) or not cell.recurrent_gates:
         return None
-    grid = grid_exchange() if grid is None else grid
-    size = number_bytes(dtype)
-    return _choose(cell, size, B, H, D, device, largest_tile, grid and size == 2)
+    return _choose(cell, number_bytes(dtype), B, H, D, device, largest_tile)
 
 
 @lru_cache(maxsize=1024)
 def _choose(
-    cell: Cell, size: int, B: int, H: int, D: int, device: Device, largest_tile: int, grid: bool
+    cell: Cell, size: int, B: int, H: int, D: int, device: Device, largest_tile: int
 ) -> Choice | None:
-    found = _cheapest(cell, size, B, H, D, device, largest_tile, spreads(D, device, False))
-    if found is None and grid:
-        found = _cheapest(cell, size, B, H, D, device, largest_tile, spreads(D, device, True))
-    return found
+    found = cheapest(statements(cell, B, H, D, device, size, largest_tile))
+    if not found:
+        return None
+    cost, solution = found[0]
+    tiling = tiling_of(D, solution)
+    z = layout(cell, D, tiling, size=size)
+    spread = Spread(tiling.cluster, tiling.grid)
+    waves = -(
+        -(H * -(-B // tiling.tile)) // groups_at_once(spread, device, z.threads, z.shared_bytes)
+    )
+    return Choice(tiling, cost // waves, waves)
 
 
-def _cheapest(
+def statements(
     cell: Cell,
-    size: int,
     B: int,
     H: int,
     D: int,
     device: Device,
-    largest_tile: int,
-    ways: list[Spread],
-) -> Choice | None:
-    able = [spread for spread in ways if could_hold(cell, size, spread, D, device)]
-    best: Choice | None = None
-    for spread, tile in itertools.product(able, TILES):
-        if tile > largest_tile or (tile > 1 and tile >= 2 * B):
-            continue
-        if best and _at_least(cell, spread, B, H, D, device, tile) >= best.cost:
-            continue
-        found = _best(cell, size, B, H, D, device, spread, tile)
-        if found and (best is None or found.cost < best.cost):
-            best = found
-    return best
+    size: int = 2,
+    largest_tile: int = LARGEST_TILE,
+    kinds: Container[str] = KINDS,
+) -> tuple[Statement, ...]:
+    """One for each spread and batch tile. Where no spread holds R, those of the most blocks remain,
+    to tell why."""
+    tiles = [n for n in TILES if n <= largest_tile and (n == 1 or n < 2 * B)]
+    every = [s for s in spreads(D, device, size) if s.kind in kinds]
+    able = [s for s in every if could_hold(cell, size, s, D, device)]
+    shape = cell, B, H, D, device
+    return tuple(
+        statement(*shape, spread, tile, size)
+        for spread in able or sorted(every)[-1:]
+        for tile in tiles
+    )
+
+
+def statement(
+    cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, tile: int, size: int = 2
+) -> Statement:
+    fixed = {"cluster": spread.blocks, "tile": tile, "grid": int(spread.grid), "size": size}
+    groups = H * -(-B // tile)
+
+    def total(own: Solution) -> int | None:
+        """Nanoseconds of a step of all waves."""
+        z = layout(cell, D, tiling_of(D, fixed | own), size=size)
+        at_once = groups_at_once(spread, device, z.threads, z.shared_bytes)
+        own = {name: value for name, value in own.items() if name not in fixed}
+        return _in_turns(evaluate(made.cost, own), groups, at_once, spread, device)
+
+    made = Statement(
+        partial(model, cell, D, device, spread, tile, size),
+        fixed,
+        total,
+        _at_least(cell, groups, D, device, spread, tile, size),
+    )
+    return made
+
+
+def _in_turns(step: int, groups: int, at_once: int, spread: Spread, device: Device) -> int | None:
+    if not at_once:
+        return None
+    blocks_per_sm = -(-min(groups, at_once) * spread.blocks // device.sms)
+    ns, waves = costs.in_turns(step, groups, at_once, blocks_per_sm)
+    return ns * waves
+
+
+def _at_least(
+    cell: Cell, groups: int, D: int, device: Device, spread: Spread, tile: int, size: int
+) -> int:
+    """A bound of the cost from below: no fragment in shared memory, all threads at work, and no
+    more blocks on an SM than their registers allow."""
+    block = Block.of(cell, D, spread, tile, size)
+    fragments = block.m_total * block.k_total * len(cell.recurrent_gates)
+    found = []
+    for warps in _possible_warps(block.m_total, spread.blocks):
+        z = SimpleNamespace(
+            **{"fragments": fragments, "staged": 0, "warps": warps, "n_tiles": block.n_tiles},
+            **{"items": block.units * tile, "lanes": 1, "weight": block.weight},
+            **{"source": block.source, "split": 0, "idle": 0, "strips": 1, "turns": 1, "ahead": 4},
+        )
+        z.lanes = block.units * block.n_tiles * block.columns // (32 * warps)
+        step = costs.backward(spread, z)
+        at_most = groups_at_once(spread, device, 32 * warps, 0)
+        one = groups_at_once(spread, device, 32, device.shared_per_block) or 1
+        counts = range(one, at_most + 1, one)
+        every = [_in_turns(step, groups, at_once, spread, device) for at_once in counts]
+        found += [value for value in every if value]
+    return min(found, default=0)
 
 
 def could_hold(cell: Cell, size: int, spread: Spread, D: int, device: Device) -> bool:
@@ -147,86 +187,59 @@ def could_hold(cell: Cell, size: int, spread: Spread, D: int, device: Device) ->
     return fragments * FRAGMENT <= device.shared_per_block + 4 * device.registers_per_block
 
 
-def _at_least(cell: Cell, spread: Spread, B: int, H: int, D: int, device: Device, tile: int) -> int:
-    """A bound of the cost from below: what a grid's product and exchange take."""
-    if not spread.grid:
-        return 0
-    own = -(-D // (16 * spread.blocks))
-    product = len(cell.recurrent_gates) * own * own * spread.blocks * 9 // 8 * max(1, tile // 8)
-    waves = -(-(H * -(-B // tile)) // (device.sms // spread.blocks))
-    return waves * (BASE + product + LATENCY + THROUGH_L2 + D * tile * 2 // L2_BYTES)
-
-
-def _best(
-    cell: Cell, size: int, B: int, H: int, D: int, device: Device, spread: Spread, tile: int
-) -> Choice | None:
-    p, cost = model(cell, D, device, spread.blocks, tile, spread.grid, size)
-    found = p.ranked(1, cost)
-    if not found:
-        return None
-    ((least, solution),) = found
-    tiling = tiling_of(D, spread.blocks, tile, solution, spread.grid, size)
-    z = layout(cell, D, tiling, size=size)
-    time = in_turns(spread, least, H * -(-B // tile), device, z.threads, z.shared_bytes)
-    return Choice(tiling, *time) if time else None
-
-
-def in_turns(
-    spread: Spread, least: int, groups: int, device: Device, threads: int, shared_bytes: int
-) -> tuple[int, int] | None:
-    """(ns of a step, waves) of so many heads and batch tiles, from the problem's own cost; None
-    where none can run."""
-    at_once = groups_at_once(spread, device, threads, shared_bytes)
-    if not at_once:
-        return None
-    # blocks that share an SM hide each other's latency
-    shared = -(-min(groups, at_once) * spread.blocks // device.sms) - 1
-    return least * (100 + 15 * shared) // 100, -(-groups // at_once)
-
-
-def solution_cost(cost: Any, solution: dict[str, int], p: Problem) -> int:
-    variables = list(p.variables)
-    (function,) = evaluator([(cost, variables)])
-    return int(function(*[solution[v.name] for v in variables]))
-
-
-def tiling_of(
-    D: int,
-    cluster: int,
-    tile: int,
-    solution: dict[str, int],
-    grid: bool = False,
-    size: int = 2,
-) -> Tiling:
-    k_steps = -(-D // (16 * cluster)) * size // 2 // solution["k_parts"]
-    strip = solution["strip"]
+def tiling_of(D: int, solution: Solution) -> Tiling:
+    z = SimpleNamespace(**solution)
+    k_steps = -(-D // (16 * z.cluster)) * z.size // 2 // z.k_parts
     return Tiling(
-        cluster=cluster,
-        tile=tile,
-        m_tiles=solution["m_tiles"],
-        gate_parts=solution["gate_parts"],
-        k_parts=solution["k_parts"],
-        registers=solution["resident_rows"] * k_steps,
-        each=solution["each"],
-        ahead=solution["ahead"],
-        half=cluster > 1 and size == 2,
-        grid=grid,
-        strip=0 if strip == solution["m_tiles"] else strip,
+        cluster=z.cluster,
+        tile=z.tile,
+        m_tiles=z.m_tiles,
+        gate_parts=z.gate_parts,
+        k_parts=z.k_parts,
+        registers=z.resident_rows * k_steps,
+        each=z.each,
+        ahead=z.ahead,
+        half=z.cluster > 1 and z.size == 2,
+        grid=bool(z.grid),
+        strip=0 if z.strip == z.m_tiles else z.strip,
     )
 
 
+@dataclass(frozen=True)
+class Block:
+    """What a spread and a batch tile leave to a block, whatever else is chosen."""
+
+    own_tiles: int  # m tiles of its own units
+    units: int
+    m_total: int
+    k_total: int
+    n_tiles: int
+    columns: int
+    source: int  # bytes that it sends another
+    weight: int  # values that an item's early half deals with
+
+    @staticmethod
+    def of(cell: Cell, D: int, spread: Spread, tile: int, size: int) -> Block:
+        own = -(-D // (16 * spread.blocks))
+        number = 2 if spread.blocks > 1 and size == 2 else 4  # bytes of a sum
+        n_tiles, columns = max(1, tile // 8), min(8, max(2, tile))
+        source = 16 * own * n_tiles * columns * number
+        weight = _kept(cell) + len(cell.gates) + 2 * len(cell.states)
+        cut = own * spread.blocks, own * size // 2, n_tiles, columns
+        return Block(own, 16 * own, *cut, source, weight)
+
+
 def model(
-    cell: Cell, D: int, device: Device, cluster: int, tile: int, grid: bool = False, size: int = 2
+    cell: Cell, D: int, device: Device, spread: Spread, tile: int, size: int = 2
 ) -> tuple[Problem, Any]:
     """(the problem, its cost in ns of a step) of one spread and batch tile. size -- bytes of a
     number: 4 with products in TF32."""
     J, G, S = len(cell.recurrent_gates), len(cell.gates), len(cell.states)
-    own_tiles = -(-D // (16 * cluster))  # m tiles of a block's own units
-    units, m_total, k_total = 16 * own_tiles, own_tiles * cluster, own_tiles * size // 2
-    half = cluster > 1 and size == 2  # sums travel in 16 bits
-    n_tiles, columns = max(1, tile // 8), min(8, max(2, tile))
+    cluster, grid, block = *spread, Block.of(cell, D, spread, tile, size)
+    units, m_total, k_total = block.units, block.m_total, block.k_total
+    n_tiles, columns, source = block.n_tiles, block.columns, block.source
     p = Problem()
-    m_tiles = p.variable("m_tiles", _m_tiles(m_total, own_tiles, grid))
+    m_tiles = p.variable("m_tiles", _m_tiles(m_total, block.own_tiles, grid))
     gate_parts = p.variable("gate_parts", _divisors(J, 8) if cluster == 1 else [1])
     k_parts = p.variable("k_parts", _divisors(k_total, 4) if cluster == 1 else [1])
     each = p.variable("each", [1, 2], prefer="largest")
@@ -245,9 +258,9 @@ def model(
         p.require((parts > 1) | (each == (2 if tile >= 4 else 1)), name="units of a thread")
     total = units // 16 * n_tiles * 8 * columns * (2 // each)
     pairs = -(-total // threads)
-    source = units * n_tiles * columns * (2 if half else 4)
     owners: Any = threads
     turns: Any = 0
+    waited: Any = 0
     if grid:
         letters = source // 16
         p.require(threads >= 4 * letters, name="threads for a message", unit="threads")
@@ -257,6 +270,7 @@ def model(
         turns = -(-cluster // (4 * maximum(threads // (4 * letters), 1)))
         rounds = -(-turns // MOST_TURNS)
         turns = -(-turns // rounds)
+        waited = rounds * turns
         sums = -(-cluster // (4 * rounds * turns)) * source * 2
         owners = minimum(threads, -(-total // 32) * 32)
     else:
@@ -292,11 +306,22 @@ def model(
             name=f"registers a thread at {n} threads",
             unit="registers",
         )
-    cost = _cost(
-        rows * k_steps * warps, staged * warps, n_tiles, units * tile, kept + G + 2 * S,
-        Spread(cluster, grid), source, split if cluster == 1 else 0, warps, pairs, each,
-    )  # fmt: skip
-    return p, cost + SHORT * (4 - ahead)
+    z = SimpleNamespace(
+        fragments=rows * k_steps * warps,
+        staged=staged * warps,
+        n_tiles=n_tiles,
+        items=units * tile,
+        lanes=pairs * each,
+        weight=block.weight,
+        source=source,
+        split=split if cluster == 1 else 0,
+        warps=warps,
+        idle=minimum(threads // (2 * total), 1) * (each - 1),
+        strips=m_tiles // strip,
+        turns=waited,
+        ahead=ahead,
+    )
+    return p, costs.backward(spread, z)
 
 
 @lru_cache(maxsize=64)
@@ -305,33 +330,18 @@ def _kept(cell: Cell) -> int:
     return halves(cell).count
 
 
-def _cost(
-    fragments: Any, staged: Any, n_tiles: int, items: int, weight: int, spread: Spread, source: Any,
-    split: Any, warps: Any, pairs: Any, each: Any,
-) -> Any:  # fmt: skip
-    """Nanoseconds of a step. Fragments and items are those of a block."""
-    # an SM's four tensor cores do an mma each in 4.5 ns; fragments come from shared memory in 2.3
-    # a warp keeps one of the four busy
-    product = maximum(fragments * 9 // 8, fragments * 9 // (2 * warps)) * n_tiles
-    product = product + staged * 14 // 10 + LATENCY
-    # what each of an SM's four schedulers does for 32 lanes, and one lane for itself
-    lanes = maximum(items // 128, 1, pairs * each)
-    pointwise = maximum(200 + 50 * lanes, 320 * lanes - 300) * weight // 19
-    if spread.blocks > 1:
-        # the early half runs while the sums travel
-        received = source * spread.blocks
-        exchange = 230 + 3 * spread.blocks + received * 27 // 1000
-        if spread.grid:
-            exchange = THROUGH_L2 + received // L2_BYTES
-        pointwise = maximum(pointwise, exchange) + PAIR * (each - 1)
-    step = BASE + product + pointwise + split * SPLIT + WARP * warps
-    return step * (100 + UNSURE) // 100 if spread.grid else step
-
-
 def _m_tiles(total: int, own: int, grid: bool) -> list[int]:
     """m tiles of a warp; in a grid those of whole blocks, or a whole part of a block's own."""
     divisors = _divisors(total, 16)
     return [m for m in divisors if not grid or not m % own or not own % m]
+
+
+def _possible_warps(m_total: int, blocks: int) -> list[int]:
+    """Of a block; where one block has a head, they may also share sums."""
+    most = MAX_THREADS // 32
+    if blocks == 1:
+        return list(range(1, most + 1))
+    return [n for n in _divisors(m_total, most) if m_total // n <= 16]
 
 
 def _divisors(n: int, limit: int) -> list[int]:

@@ -1,54 +1,78 @@
-"""The tensor-core kernels behind the planner's protocol: one block a head, or a cluster a head.
+"""The tensor-core kernels behind the planner's protocol: one CTA a head, a cluster, or a grid: CTAs
+of a cooperative launch that exchange through L2.
 
-Their problems are in tensor.py (forward) and tensor_backward.py; here are their launches.
+Their problems are in tensor.py (forward) and tensor_backward.py; here are their launches. The CTAs
+of a grid wait for each other, so that all of a launch must run at once; heads and batch tiles for
+which the device has no room follow in further launches.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 from ...kernels import tensor as launching
 from ...kernels.interface import Task
 from ...kernels.tensor_layout import Geometry, Tiling, geometry_of, number_bytes, unsuited
 from ..hardware import Device
-from . import tensor, tensor_backward_plan
-from .common import Direction, Footprint, Solution, Statement, evaluate, residency
+from . import tensor, tensor_backward, tensor_backward_plan, tensor_costs
+from .common import Direction, Footprint, Model, Solution, Statement, residency
 from .tensor_backward_plan import tiling as backward_tiling
+from .tensor_costs import KINDS, Spread
 
 
 class TensorCores:
-    name = "tensor"
+    """only -- the kinds that may be chosen."""
+
     title = "fused, tensor cores"
-    backend: str | None = "fused"
+    backend = "fused"
     note = "R in registers and shared memory; registers: what its launch bounds let a thread have"
 
-    def kind(self, solution: Solution) -> str:
-        return "tensor" if solution["cluster"] == 1 else "cluster"
+    def __init__(self, only: tuple[str, ...] = KINDS) -> None:
+        self.only = only
+        self.name = only[0] if len(only) == 1 else "tensor"
 
-    def kinds(self, device: Device) -> dict[str, Device]:
-        alone = replace(device, max_cluster=1, portable_cluster=1, gpcs=(), clusters=())
-        return {"tensor": alone} | ({"cluster": device} if device.max_cluster > 1 else {})
+    def kind(self, solution: Solution) -> str:
+        return Spread(solution["cluster"], bool(solution["grid"])).kind
+
+    def kinds(self) -> dict[str, Model]:
+        return {kind: TensorCores((kind,)) for kind in self.only}
 
     def label(self, solution: Solution) -> str:
-        if solution["cluster"] == 1:
-            return "fused, tensor cores, one block a head"
-        return f"fused, tensor cores, a cluster of {solution['cluster']} blocks a head"
+        kind, count = self.kind(solution), solution["cluster"]
+        if kind == "grid":
+            return f"fused, tensor cores, {count} CTAs a head that exchange through L2"
+        if kind == "cluster":
+            return f"fused, tensor cores, a cluster of {count} blocks a head"
+        return "fused, tensor cores, one block a head"
 
     def refuses(self, task: Task, device: Device, direction: Direction) -> str | None:
-        return unsuited(task, device)
+        reason = unsuited(task, device)
+        if reason is not None:
+            return reason
+        size = number_bytes(task.dtype)
+        if direction == "forward":
+            spreads = tensor.ways(task.D, device)
+        else:
+            spreads = tensor_backward.spreads(task.D, device, size)
+        if any(spread.kind in self.only for spread in spreads):
+            return None
+        if self.only == ("grid",) and direction == "backward" and size == 4:
+            return "backward in float32 sends sums of 32 bits, and through L2 there are none"
+        return f"no {' or '.join(self.only)} of this device shares a head of {task.D} units"
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
         if direction == "backward":
-            return tensor_backward_plan.statements(task, device)
-        size = number_bytes(task.dtype)
+            return tensor_backward_plan.statements(task, device, self.only)
         shape = task.B, task.H, task.D
-        return (Statement(*tensor.model(task.cell, *shape, device, size=size)),)
+        size = number_bytes(task.dtype)
+        return tensor.statements(task.cell, *shape, device, size, self.only)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         if direction == "backward":
-            return tensor_backward_plan.easiest(task, device)
-        return self.build(task, device, direction)[0]
+            return tensor_backward_plan.easiest(task, device, self.only)
+        spread = max(s for s in tensor.ways(task.D, device) if s.kind in self.only)
+        shape = task.B, task.H, task.D
+        return tensor.statement(task.cell, *shape, device, spread, number_bytes(task.dtype))
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         tell = _tell_forward if direction == "forward" else tensor_backward_plan.tell
@@ -57,33 +81,39 @@ class TensorCores:
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> Footprint:
+        """Of the first launch, where what does not run at once follows in others."""
         if direction == "backward":
             return tensor_backward_plan.footprint(task, device, solution)
         tiling = forward_tiling(task, solution)
         z = forward_geometry(task, tiling)
         span = launching.rows_of_group(task, tiling, device)
+        groups = task.H * -(-max(1, task.B) // max(1, span))
+        if tiling.grid:
+            groups = min(groups, launching.groups_at_once(tiling, device))
         return Footprint(
             threads=z.threads,
             # ptxas takes what the launch bounds allow, whatever the kernel needs
             registers=device.registers_allowed(z.threads),
             shared_bytes=z.shared_bytes,
-            blocks=-(-max(1, task.B) // span) * tiling.cluster * task.H,
-            cluster=tiling.cluster,
+            blocks=groups * tiling.cluster,
+            cluster=1 if tiling.grid else tiling.cluster,
+            together=tiling.grid,
         )
 
     def step_ns(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> dict[str, float]:
+        """Of one wave; where waves are launches of their own, of all of them."""
         waves = residency(self.resources(task, device, direction, solution), device).waves
         if direction == "backward":
             total = tensor_backward_plan.step_ns(task, device, solution)
             return {"product, cell, exchange and barriers": total / waves}
-        # the model's cycles are those of all waves together
-        statement = self.build(task, device, direction)[0]
-        whole = evaluate(statement.cost, solution) / waves / device.clock_ghz
-        exchange = exchange_cycles(task, solution) / device.clock_ghz if waves == 1 else 0.0
-        parts = {"product, cell and barriers": whole - exchange, "exchange": exchange}
-        return {name: ns for name, ns in parts.items() if ns}
+        shape = task.B, task.H, task.D
+        ns = tensor.step_ns(task.cell, *shape, device, solution) / waves
+        exchange = exchange_cycles(task, device, solution) / device.clock_ghz
+        if waves > 1 or solution["cluster"] == 1:
+            return {"product, cell, exchange and barriers": ns}
+        return {"product, cell and barriers": ns - exchange, "exchange": exchange}
 
 
 # -- forward -------------------------------------------------------------------------------------
@@ -97,12 +127,11 @@ def forward_geometry(task: Task, tiling: Tiling) -> Geometry:
     return geometry_of(task.cell, task.dtype, task.D, tiling)
 
 
-def exchange_cycles(task: Task, solution: Solution) -> int:
-    z, s = SimpleNamespace(**solution), tensor.solved_sizes(task.cell, solution)
-    if z.cluster == 1:
-        return 0
-    rows = min(s.batch, -(-max(1, task.B) // max(1, z.at_once // task.H)))
-    return z.latency + z.slope * rows * s.units * z.size // 100
+def exchange_cycles(task: Task, device: Device, solution: Solution) -> int:
+    """Of one wave, or of one launch."""
+    s = tensor.solved_sizes(task.cell, solution)
+    rows = launching.rows_of_group(task, forward_tiling(task, solution), device)
+    return int(tensor_costs.exchange(SimpleNamespace(**solution), s, rows))
 
 
 def _tell_forward(task: Task, solution: Solution) -> dict[str, str]:
@@ -111,7 +140,7 @@ def _tell_forward(task: Task, solution: Solution) -> dict[str, str]:
     spread = ", every other column" if tiling.spread == 2 else ""
     return {
         "batch tile": f"{tiling.batch} rows in {tiling.n_tiles} n-tiles{spread}",
-        "blocks a cluster": str(tiling.cluster),
+        "CTAs a head and batch tile" if tiling.grid else "blocks a cluster": str(tiling.cluster),
         "units a block": f"{z.units} of {z.padded}",
         "warps a block": f"{z.warps} = {z.groups} m-groups x {tiling.splits} k-splits",
         "octets a warp": f"{tiling.octets} of 8 units with all gates: {z.m_tiles} m-tiles",

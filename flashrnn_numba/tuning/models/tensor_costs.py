@@ -1,0 +1,153 @@
+"""What a time step of the tensor-core kernels costs: every constant that is fitted, in one place.
+
+Fitted to the tilings timed on an H200 (benchmarks/results/ranking-h200.json): the times of chosen
+tilings come out within 9 %. Clusters and grids are comparable, so that the cheaper can be taken.
+All functions take numbers, and expressions of the solver's variables.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from .. import expressions
+from ..expressions import Expression
+
+# Percent that a grid must be cheaper than a cluster to be taken: its CTAs need the whole device at
+# once, and other kernels that run beside it make it wait.
+GRID_MARGIN = 3
+# A launch takes 10 us, here shared out over 1024 steps. Groups that do not run at once wait for
+# the next one in a grid; clusters wait within one launch.
+LAUNCH_NS = 10
+
+
+def minimum(*values: Any) -> Any:
+    """Of numbers or of expressions."""
+    return expressions.minimum(*values) if _open(values) else min(values)
+
+
+def maximum(*values: Any) -> Any:
+    return expressions.maximum(*values) if _open(values) else max(values)
+
+
+def _open(values: tuple[Any, ...]) -> bool:
+    return any(isinstance(value, Expression) for value in values)
+
+
+# -- forward, cycles -----------------------------------------------------------------------------
+
+STEP, WARP = 80, 51  # of each step; of each warp of a scheduler, in turn
+# tenths of a cycle: shared memory gives 128 bytes a cycle at best
+FRAGMENT = 63  # of R, from shared memory
+COLUMNS = 23  # s_0 for one k step and n tile of a warp
+MMA, K_STEP = 83, 40  # to issue an mma; more, for each k step of a chain
+CHAINED = 250  # from one mma to the next that needs its result
+COMBINE = 54  # for warps that share sums: their barrier
+COMBINE_PART, COMBINE_TENTHS = 22, 24  # of each further part; tenths, of each of its numbers
+POINTWISE = 90  # percent of the cell's cycles
+# Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
+EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
+L2_LATENCY = 1110  # until the first word of another CTA is there
+POLL = 78  # of each 16 bytes that a thread waits for
+L2_INTAKE = 5  # for 100 bytes into a CTA
+ALONE = 200  # less, where no shared memory and no barrier lie between the L2 cache and the product
+
+
+def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
+    """Cycles of a step of all waves together. z -- the tiling, s -- its sizes (tensor.sizes);
+    at_once -- groups of CTAs."""
+    per_scheduler = -(-s.warps // 4)
+    columns = (1 - z.alone) * s.warps * s.k_steps * z.n_tiles
+    loads = FRAGMENT * s.warps * s.in_shared + COLUMNS * columns
+    issue = MMA * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
+    issue = issue + K_STEP * s.k_steps // z.chains
+    product = maximum(loads, issue, CHAINED * s.k_steps // z.chains) // 10
+    numbers = s.groups * s.pairs * counts.recurrent
+    combine = (z.splits - 1) * (COMBINE_PART + COMBINE_TENTHS * numbers // 10)
+    combine = combine + COMBINE * minimum(z.splits - 1, 1)
+    items = per_scheduler * s.own * 2 // z.spread + s.own  # with the latency of one
+    pointwise = POINTWISE * items * counts.cycles // 100
+    tiles = -(-B // s.batch)
+    rows = minimum(s.batch, -(-B // max(1, at_once // H)))
+    waves = -(-(tiles * H) // at_once)
+    step = STEP + WARP * per_scheduler + product + combine + pointwise
+    step = step + exchange(z, s, rows)
+    if z.grid:
+        return (step + 2 * LAUNCH_NS) * waves * (100 + GRID_MARGIN) // 100
+    # a second block on an SM costs half as much again
+    return step * (2 * waves - z.pack * (waves - 1)) // 2
+
+
+def exchange(z: Any, s: Any, rows: Any) -> Any:
+    """Cycles until s_0 of so many rows is everywhere."""
+    given = rows * s.units * z.size
+    if z.grid:
+        latency = L2_LATENCY - ALONE * z.alone
+        return latency + POLL * s.polls + L2_INTAKE * z.cluster * given // 100
+    latency, slope = EXCHANGE[z.cluster]
+    return latency + slope * given // 100
+
+
+# -- backward, nanoseconds -----------------------------------------------------------------------
+
+BASE = 67  # the late half, latency of the barrier, loop
+BARRIER = 14  # for each warp that meets at the barrier
+LATENCY = 87  # ldmatrix and a chain of mma
+PRODUCT = 116  # hundredths, of a fragment and n tile on all four tensor cores of an SM
+ONE_WARP = 384  # the same where one warp keeps one of the four busy
+STAGED = 140  # hundredths, of a fragment that comes from shared memory
+SPLIT = 52  # sums through shared memory, with a barrier
+EARLY_HALF = ((187, 94), (-680, 438))  # for so many items a lane: the larger of two lines
+EARLY_VALUES = 19  # that an LSTM's early half leaves to the late one: the lines are an LSTM's
+IDLE = 120  # in a cluster, where half of the threads have two units and the others none
+SENT, SENT_BLOCK, SENT_BYTES = 171, 3, 21  # an exchange in a cluster; a block; 1000 bytes
+THROUGH_L2 = 954  # what everybody gives everybody in a grid, however little
+TURN = 11  # of each letter that a thread waits for
+L2_BYTES = 25  # a ns, into one multiprocessor
+STRIP = 40  # of each further strip of m tiles
+MEMORY = 1960  # until inputs are there: more than `ahead` steps of less
+SHARED_SM = 15  # percent, for each further block on an SM: they hide each other's latency
+
+
+KINDS = ("tensor", "cluster", "grid")  # one CTA a head, a cluster, CTAs that exchange through L2
+
+
+class Spread(NamedTuple):
+    """The CTAs that share a head: a cluster or, with `grid`, CTAs of a cooperative launch."""
+
+    blocks: int
+    grid: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "grid" if self.grid else "cluster" if self.blocks > 1 else "tensor"
+
+
+def backward(spread: Spread, z: SimpleNamespace) -> Any:
+    """Nanoseconds of a step of one wave. z -- fragments and staged ones of a block, its n_tiles,
+    items, warps, values of the early half (weight), bytes that one block sends another (source);
+    items of a thread (lanes); whether sums are split, threads idle; strips, turns, ahead."""
+    product = maximum(PRODUCT * z.fragments, ONE_WARP * z.fragments // z.warps) * z.n_tiles
+    product = (product + STAGED * z.staged) // 100 + LATENCY
+    lanes = maximum(z.items // 128, 1, z.lanes)
+    early = maximum(*(a + b * lanes for a, b in EARLY_HALF)) * z.weight // EARLY_VALUES
+    if spread.blocks > 1:
+        # the early half runs while the sums travel
+        early = maximum(early, _sending(spread, z)) + IDLE * z.idle
+    step = BASE + product + early + SPLIT * z.split + BARRIER * z.warps
+    if spread.grid:
+        step = step + STRIP * (z.strips - 1)
+    step = maximum(step, MEMORY // z.ahead)
+    return (step + LAUNCH_NS) * (100 + GRID_MARGIN) // 100 if spread.grid else step
+
+
+def _sending(spread: Spread, z: SimpleNamespace) -> Any:
+    received = z.source * spread.blocks
+    if spread.grid:
+        return THROUGH_L2 + TURN * z.turns + received // L2_BYTES
+    return SENT + SENT_BLOCK * spread.blocks + received * SENT_BYTES // 1000
+
+
+def in_turns(step: int, groups: int, at_once: int, blocks_per_sm: int) -> tuple[int, int]:
+    """(ns of a step, waves) of so many heads and batch tiles."""
+    return step * (100 + SHARED_SM * (blocks_per_sm - 1)) // 100, -(-groups // at_once)
