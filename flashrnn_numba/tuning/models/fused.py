@@ -26,6 +26,7 @@ PER_THREAD = 4  # units of a thread at most: each takes registers for its states
 THREADS = (32, 64, 128, 256, 512, 768, 1024)
 REGISTERS = {32: 255, 64: 255, 128: 255, 256: 240, 512: 128, 768: 80, 1024: 64}
 
+ROOM = 120  # registers that ptxas takes where it may, however few would do
 # batch size -> what a cycle counts there: 16 is the usual one; at 128 a step takes 2 to 4 times as
 # many cycles
 BATCHES = {1: 1, 16: 10, 128: 1}
@@ -93,8 +94,7 @@ def model(
 
 
 def registers(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> Any:
-    """About the registers that a thread needs. ptxas takes some 15 more where it may; the blocks of
-    an SM that follow are the real ones for 95 of 96 tilings (LSTM, float32, sm_90)."""
+    """About the registers that a thread cannot do without: with more allowed, ptxas takes more."""
     form = FORMATS[dtype]
     wide = form.real_bytes // 4
     gates, states = len(cell.gates), len(cell.states)
@@ -106,12 +106,13 @@ def registers(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> A
     else:
         owned = (gates + 4 * states) * wide + 12
         cell_needs = (2 * gates + 3 * states) * wide + 14 * wide + 12
-    return 16 + s.per_thread * owned + maximum(product, cell_needs)
+    division = 8 if s.D & (s.D - 1) else 0  # of indices, by no power of 2
+    return 16 + division + s.per_thread * owned + maximum(product, cell_needs)
 
 
 def resident(cell: Cell, dtype: str, direction: Direction, device: Device, z: Any, s: Any) -> Any:
     """Blocks of an SM at once."""
-    needed = registers(cell, dtype, direction, z, s)
+    needed = maximum(registers(cell, dtype, direction, z, s), ROOM)
     return fused_time.blocks_per_sm(device, z.threads, needed, s.shared_bytes)
 
 

@@ -22,10 +22,10 @@ CHUNK = 15  # of a warp for each turn of the product's loop, beside loads and pr
 LOAD = 36  # eighths: what a warp waits for each of its loads from shared memory
 WAVEFRONT = 5  # eighths: what 128 bytes from shared memory cost all warps; some are hidden
 STORE = 6  # of one partial sum of a thread
-BESIDE = 5  # eighths: of a block's product, what another block of the SM has to wait for
-STEP = 250  # barriers, and the way from one phase to the next
+BESIDE = 5  # eighths of a block's product: what it adds to the step of another on its SM
+STEP = 250  # estimate: barriers, and the way from one phase to the next
 GATE = {"forward": 250, "backward": 500}  # of the cell at one unit, by gate: mostly latency
-SLOTS = 16  # warps of an SM from which on the cell's instructions fill the latency
+SLOTS = 16  # estimate: warps of an SM from which on the cell's instructions fill the latency
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def product(cell: Cell, dtype: str, device: Device, z: Any, s: Any, own: Share) 
     numbers = form.vector
     lines = z.unit_tile * s.lines
     left = z.row_tile * numbers * form.real_bytes // 16
-    lanes = max(1, 128 // max(1, int(plain_products_per_clock(device, dtype))))
-    work = z.row_tile * lines * numbers * lanes + lines * numbers * (form.per_word - 1)
+    pace = max(1, 128 // max(1, int(plain_products_per_clock(device, dtype))))
+    work = z.row_tile * lines * numbers * pace + lines * numbers * (form.per_word - 1)
     issue = work + lines + left + CHUNK
     warps, fullest = _warps(z, s, own.rows)
     others = 8 + BESIDE * (own.beside - 1)  # eighths of one block's work
