@@ -78,14 +78,14 @@ CASES = tuple(
 class Sample:
     """The tilings of a case that are measured: (the model's cost, solution), its choice first.
 
-    every -- how many there are; predicted -- seconds of the choice; failed -- what cannot run;
-    ready -- places in `tilings` whose programs are compiled.
+    every -- how many there are; predicted -- the model's seconds of each of `tilings` at the case's
+    batch size; failed -- what cannot run; ready -- places in `tilings` whose programs are compiled.
     """
 
     case: Case
     every: int = 0
     tilings: list[tuple[int, Solution]] = field(default_factory=list)
-    predicted: float = float("nan")
+    predicted: list[float] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     ready: list[int] = field(default_factory=list)
 
@@ -170,17 +170,20 @@ def sampled(case: Case, device: Device, tilings: int) -> Sample:
     if not isinstance(found, Candidate):
         sample.failed.append({"solution": None, "error": found.reason or "no tiling"})
         return sample
-    sample.predicted = found.seconds
     # each kernel once: some solutions differ in what the model alone sees
     every = {kernel_tiling(setting, found.solution): (found.cost, found.solution)}
     for cost, solution in every_solution(setting):
         every.setdefault(kernel_tiling(setting, solution), (cost, solution))
     sample.every = len(every)
-    sample.tilings = spread(sorted(every.values(), key=lambda row: row[0]), tilings)
-    choice = (found.cost, found.solution)
-    if choice in sample.tilings:
-        sample.tilings.remove(choice)
-    sample.tilings = [choice, *sample.tilings][: tilings or None]
+    # by their time at this batch size: a cost may stand for several batch sizes
+    timed = [(found.with_solution(z, cost).seconds, cost, z) for cost, z in every.values()]
+    rows = spread(sorted(timed, key=lambda row: row[:2]), tilings)
+    choice = (found.seconds, found.cost, found.solution)
+    if choice in rows:
+        rows.remove(choice)
+    rows = [choice, *rows][: tilings or None]
+    sample.predicted = [seconds for seconds, _, _ in rows]
+    sample.tilings = [(cost, solution) for _, cost, solution in rows]
     return sample
 
 
@@ -230,33 +233,35 @@ def measured(sample: Sample, clock: Time, runs: int, deadline: Deadline) -> dict
         "out_of_time": max(0, len(sample.tilings) - len(times) - len(sample.failed)),
         "failed": sample.failed,
     }
-    costs = [sample.tilings[n][0] for n in times]
-    solutions = [sample.tilings[n][1] for n in times]
-    return row | _ranks(costs, list(times.values()), solutions, 0 in times, sample.predicted)
+    return row | _ranks(sample, times)
 
 
-def _ranks(
-    costs: list[int], times: list[float], solutions: list[Solution], ran: bool, predicted: float
-) -> dict[str, Any]:
+def _ranks(sample: Sample, times: dict[int, float]) -> dict[str, Any]:
+    """Times beside what the model says of this batch size, which its cost need not be."""
     if not times:
         return {}
-    best = min(times)
-    rank = spearman(costs, times)
+    best = min(times, key=lambda n: times[n])
+    rank = spearman([sample.predicted[n] for n in times], list(times.values()))
     result: dict[str, Any] = {
         "rank_correlation": None if math.isnan(rank) else round(rank, 3),
-        "best_ms": round(1e3 * best, 4),
-        "best": solutions[times.index(best)],
+        "best_ms": round(1e3 * times[best], 4),
+        "best": sample.tilings[best][1],
         "times": [
-            {"cost": cost, "ms": round(1e3 * seconds, 4), "solution": solution}
-            for cost, seconds, solution in zip(costs, times, solutions, strict=True)
+            {
+                "cost": sample.tilings[n][0],
+                "predicted_ms": round(1e3 * sample.predicted[n], 4),
+                "ms": round(1e3 * seconds, 4),
+                "solution": sample.tilings[n][1],
+            }
+            for n, seconds in times.items()
         ],
     }
-    if ran:  # the model's choice is the first
+    if 0 in times:  # the model's choice
         result |= {
-            "chosen": solutions[0],
+            "chosen": sample.tilings[0][1],
             "chosen_ms": round(1e3 * times[0], 4),
-            "chosen_over_best": round(times[0] / best, 3),
-            "predicted_ms": round(1e3 * predicted, 4),
+            "chosen_over_best": round(times[0] / times[best], 3),
+            "predicted_ms": round(1e3 * sample.predicted[0], 4),
         }
     return result
 

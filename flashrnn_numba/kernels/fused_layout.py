@@ -45,6 +45,7 @@ class Tiling:
 class Layout:
     """Sizes that follow from problem and tiling; the names are those of fused_names.py."""
 
+    D: int
     columns: Any
     outputs: Any
     per_thread: int
@@ -80,6 +81,7 @@ def layout(cell: Cell, dtype: str, D: int, direction: Direction, tiling: Any) ->
     sums_at = left_at + z.rows * z.heads * left_pitch
     sums = z.split * lines * outputs
     return Layout(
+        D=D,
         columns=columns,
         outputs=outputs,
         per_thread=-(-outputs // z.threads),

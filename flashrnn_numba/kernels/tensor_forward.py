@@ -42,7 +42,7 @@ def tensor_forward(
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
     gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
-    mailbox,  # [groups, SLOTS, 16 bytes of units, BATCH] if GRID: s_0 on its way, filled with NOTHING
+    mailbox,  # [groups, SLOTS, 16 bytes of units, BATCH], NOTHING at first, if GRID
     B,
     T,
     H,

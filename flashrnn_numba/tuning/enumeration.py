@@ -35,6 +35,7 @@ LARGEST = 1 << 62  # numbers at most
 
 Value = Anything  # an int, or an array of int64 with one number a row
 Bad = Anything  # rows where something was divided by zero, or None
+Span = tuple[int, int]  # the smallest and the largest that a number can be
 
 _COMPARE = {
     "==": operator.eq,
@@ -186,7 +187,7 @@ def enumerate_all(
         for part, _ in parts:
             size.check(part)
         for expression in others:
-            size.most(expression)
+            size.span(expression)
         return _joined(variables, parts)
     except TooLargeError:
         return None
@@ -244,47 +245,65 @@ class _Size:
     """How large numbers can become, so that none overflows."""
 
     def __init__(self) -> None:
-        self._known: dict[int, int] = {}
+        self._known: dict[int, Span] = {}
 
     def check(self, part: Constraint) -> None:
         if isinstance(part, Comparison):
-            self.most(part.left)
-            self.most(part.right)
+            self.span(part.left)
+            self.span(part.right)
         elif isinstance(part, Member):
-            self.most(part.expression)
-            _small(max(map(abs, part.values)))
+            self.span(part.expression)
+            _small((min(part.values), max(part.values)))
         elif isinstance(part, All | Any):
             for item in part.items:
                 self.check(item)
 
-    def most(self, tree: Expression) -> int:
-        """The largest magnitude of an expression. TooLargeError where 64 bits may not do."""
+    def span(self, tree: Expression) -> Span:
+        """Between which numbers an expression lies. TooLargeError where 64 bits may not do."""
         if isinstance(tree, Variable):
-            return _small(max(abs(tree.domain[0]), abs(tree.domain[-1])))
+            return _small((tree.domain[0], tree.domain[-1]))
         if tree.op == "const":
-            return _small(abs(tree.value))
+            return _small((tree.value, tree.value))
         if id(tree) not in self._known:
             self._known[id(tree)] = _small(self._apply(tree))
         return self._known[id(tree)]
 
-    def _apply(self, tree: Expression) -> int:
-        sizes = [self.most(arg) for arg in tree.args]
-        if tree.op in ("+", "-"):
-            return sum(sizes)
+    def _apply(self, tree: Expression) -> Span:
+        spans = [self.span(arg) for arg in tree.args]
+        if tree.op in ("min", "max"):
+            pick = min if tree.op == "min" else max
+            return pick(low for low, _ in spans), pick(high for _, high in spans)
+        (low, high), (least, most) = spans
+        if tree.op == "+":
+            return low + least, high + most
+        if tree.op == "-":
+            return low - most, high - least
         if tree.op == "*":
-            return prod(sizes)
+            corners = [x * y for x in (low, high) for y in (least, most)]
+            return min(corners), max(corners)
         if tree.op == "//":
-            return sizes[0] + 1  # -1 // 5 is -1
+            return _quotient((low, high), (least, most))
         if tree.op == "%":
-            return max(sizes)
-        if tree.op == "**":
-            if sizes[0] > 1 and sizes[1] > 64:
-                raise TooLargeError
-            return max(1, sizes[0]) ** sizes[1] if sizes[0] > 1 else 1
-        return max(sizes)
+            return (0, max(0, most - 1)) if least >= 0 else _both(max(-least, most))
+        assert tree.op == "**"
+        size = max(-low, high)
+        if size > 1 and most > 64:
+            raise TooLargeError
+        return _both(size ** max(0, most) if size > 1 else 1)
 
 
-def _small(size: int) -> int:
-    if size > LARGEST:
+def _quotient(number: Span, divisor: Span) -> Span:
+    """A table divides by 1 where it should by 0."""
+    if number[0] >= 0 and divisor[0] >= 0:
+        return 0, number[1] // max(1, divisor[0])
+    return _both(max(-number[0], number[1]) + 1)  # -1 // 5 is -1
+
+
+def _both(size: int) -> Span:
+    return -size, size
+
+
+def _small(span: Span) -> Span:
+    if max(-span[0], span[1]) > LARGEST:
         raise TooLargeError
-    return size
+    return span

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from flashrnn_numba.tuning import Problem
-from flashrnn_numba.tuning.expressions import maximum
+from flashrnn_numba.tuning.expressions import maximum, minimum
 
 
 def test_a_small_problem_is_enumerated():
@@ -78,3 +78,15 @@ def test_an_objective_that_divides_by_zero_does_not_count():
     assert p.ranked(2, 10 // a) == [(-10, {"a": -1}), (-5, {"a": -2})]
     p.require(a == 0)
     assert p.solve(minimize=10 // a) is None
+
+
+def test_quotients_and_minima_keep_large_numbers_small():
+    """2^60 * 2^60 would overflow; what is computed is smaller by far."""
+    p = Problem()
+    a, b = p.variable("a", [3, 1 << 60]), p.variable("b", [-5, 1 << 60])
+    cost = minimum(a, 100) * minimum(b, 100) + (a // (1 << 40)) * (b % 1000)
+    assert p.solve(minimize=cost) == {"a": 3, "b": -5}
+    assert p.stats.nodes == 0
+    p.require(a * b < 0)
+    assert p.solve(minimize=cost) is not None
+    assert p.stats.nodes > 0

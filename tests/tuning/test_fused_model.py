@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from flashrnn_numba.arrays import DTYPES
 from flashrnn_numba.cells import get_cell, list_cells
+from flashrnn_numba.kernels.fused import grid_of
 from flashrnn_numba.kernels.fused_layout import Tiling, layout
+from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.candidates import evaluate_model
 from flashrnn_numba.tuning.models.common import evaluate
 from flashrnn_numba.tuning.models.fused import (
     REGISTERS,
@@ -19,6 +27,12 @@ from flashrnn_numba.tuning.models.fused import (
     largest_head,
     registers,
 )
+from flashrnn_numba.tuning.models.fused_time import _warps, blocks_per_sm, share
+from flashrnn_numba.tuning.models.registry import model
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.ranking import spearman
 
 DIRECTIONS = ("forward", "backward")
 
@@ -62,12 +76,60 @@ def test_the_tiling_is_the_cheapest_of_all(direction):
     ]
 
     def cycles(z: Tiling) -> int:
-        return evaluate(
-            cost(cell, "float32", direction, z, layout(cell, "float32", D, direction, z))
-        )
+        s = layout(cell, "float32", D, direction, z)
+        return evaluate(cost(cell, "float32", H, direction, device, z, s))
 
     possible = [z for z in every if allowed(cell, "float32", D, direction, device, z)]
     assert cycles(chosen) == min(map(cycles, possible))
+
+
+RECORD = Path(__file__).parents[2] / "benchmarks/results/ranking-h200.json"
+MEASURED = [r for r in json.loads(RECORD.read_text())["compared"] if r["kernel"] == "portable"]
+
+
+@pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row['direction']} {row['D']}")
+def test_times_are_in_the_order_that_was_measured(row):
+    """And within a third of them, where there is no outlier."""
+    task = Task(get_cell("lstm"), row["B"], 1024, row["H"], row["D"], row["dtype"], "cupy")
+    found = evaluate_model(model("portable"), task, Device.named("H200"), row["direction"])
+    times = [1e3 * found.with_solution(t["solution"], 0).seconds for t in row["times"]]
+    measured = [t["ms"] for t in row["times"]]
+    assert spearman(times, measured) > 0.85
+    off = sorted(abs(math.log(a / b)) for a, b in zip(times, measured, strict=True))
+    assert off[-3] < math.log(4 / 3)
+
+
+def test_a_launch_is_shared_out_as_the_model_has_it():
+    device, cell = Device.named("H200"), get_cell("lstm")
+    for B, (D, H), rows, per_sm in itertools.product(
+        (0, 1, 16, 100, 128, 1000), ((64, 12), (96, 8), (8, 64)), (1, 2, 16), (1, 3, 28)
+    ):
+        z = Tiling(heads=1, rows=rows, row_tile=1, unit_tile=1, split=1, threads=128)
+        blocks, heads, least = grid_of(Task(cell, B, 1, H, D, "float32"), z, 0, device, per_sm)
+        own = share(device, z, per_sm, B, H)
+        waves = -(-blocks * heads // (device.sms * per_sm))
+        assert (evaluate(own.rows), evaluate(own.waves)) == (least, waves)
+
+
+def test_blocks_of_an_sm_are_counted_as_the_device_does():
+    for name in ("T4", "A100", "H200", "RTX 4090"):
+        device = Device.named(name)
+        for threads, limit in REGISTERS.items():
+            for needed, shared in itertools.product((32, 81, limit), (100, 9_000, 50_000)):
+                if needed <= limit and threads <= device.threads_per_block:
+                    expected = device.blocks_per_sm(threads, needed, shared)
+                    assert evaluate(blocks_per_sm(device, threads, needed, shared)) == expected
+
+
+def test_warps_of_a_block_with_few_rows_may_share_a_scheduler():
+    """One row of 16, in tiles of 4: every fourth warp works, all of one scheduler."""
+    z = Tiling(heads=1, rows=16, row_tile=4, unit_tile=2, split=4, threads=512)
+    s = layout(get_cell("lstm"), "float32", 64, "backward", z)
+    assert [evaluate(n) for n in _warps(z, s, 1)] == [4, 4]
+    assert [evaluate(n) for n in _warps(z, s, 8)] == [8, 4]
+    assert [evaluate(n) for n in _warps(z, s, 16)] == [16, 4]
+    z = replace(z, rows=4)
+    assert [evaluate(n) for n in _warps(z, s, 1)] == [4, 1]
 
 
 def test_small_heads_share_a_block():

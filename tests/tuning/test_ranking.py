@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.candidates import Candidate, evaluate_model
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -23,10 +24,11 @@ SMALL = Case("portable", "forward", "float32", 16, 1, 1)
 CASES = [Case("tensor", "backward", "bfloat16", 64, 12, 16), SMALL]
 
 
-def cost(case: Case, solution: dict[str, int]) -> int:
-    found = case.setting(H200).statement(solution).value(solution)
-    assert found is not None
-    return found
+def predicted(case: Case, solution: dict[str, int]) -> float:
+    setting = case.setting(H200)
+    found = evaluate_model(setting.model, setting.task, H200, case.direction)
+    assert isinstance(found, Candidate)
+    return found.with_solution(solution, 0).seconds
 
 
 def all_ready(case: Case, tilings: int) -> ranking.Sample:
@@ -52,12 +54,14 @@ def test_the_best_and_a_spread_over_the_others():
 def test_comparison_of_model_and_measurement(case):
     """With times as the model has them the ranks agree; with the best time elsewhere it is told."""
     sample = all_ready(case, 12)
-    row = measured(sample, lambda *a: 1e-6 * cost(a[0], a[1]), 1, Deadline(None))
+    row = measured(sample, lambda *a: predicted(a[0], a[1]), 1, Deadline(None))
     assert row["measured"] == len(sample.tilings) == 12 <= row["tilings"]
     assert row["rank_correlation"] == pytest.approx(1)
-    assert row["chosen_over_best"] == 1
-    assert [t["cost"] for t in row["times"]] == sorted(t["cost"] for t in row["times"])
-    row = measured(sample, lambda *a: 1.0 / cost(a[0], a[1]), 1, Deadline(None))
+    assert row["chosen_ms"] == row["predicted_ms"] == row["times"][0]["predicted_ms"]
+    rest = [t["predicted_ms"] for t in row["times"][1:]]
+    assert rest == sorted(rest)
+    assert row["best_ms"] == min(row["chosen_ms"], rest[0])
+    row = measured(sample, lambda *a: 1e-6 / predicted(a[0], a[1]), 1, Deadline(None))
     assert row["rank_correlation"] == pytest.approx(-1)
     assert row["chosen_over_best"] > 1
     assert row["best"] == sample.tilings[-1][1]
@@ -86,7 +90,7 @@ def test_failures_are_rows_not_the_end():
     def clock(case, solution, runs, patience):
         if solution == sample.tilings[0][1]:
             raise RuntimeError("the driver refused it")
-        return 1.0 + cost(case, solution)
+        return 1.0 + predicted(case, solution)
 
     row = measured(sample, clock, 1, Deadline(None))
     assert row["measured"] == 5
@@ -127,7 +131,7 @@ def test_a_tiling_that_hangs_or_kills_the_process_costs_only_itself():
 
 
 def as_modelled(case: Case, solution: dict[str, int], runs: int) -> float:
-    return 1e-6 * cost(case, solution)
+    return predicted(case, solution)
 
 
 def test_the_whole_of_it(monkeypatch, tmp_path, capsys):

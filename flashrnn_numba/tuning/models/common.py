@@ -7,13 +7,14 @@ a `Footprint`; the arithmetic of limits is here, once for all kernels.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ...kernels.interface import Task
-from ..expressions import Expression, evaluator, variables_of
+from ..expressions import Expression, Variable
 from ..hardware import WARP, Device
 from ..problem import Problem
 
@@ -244,9 +245,30 @@ def evaluate(expression: Any, solution: Solution | None = None) -> int:
     """The value of an expression (or a plain integer) at a solution."""
     if not isinstance(expression, Expression):
         return int(expression)
-    scope = variables_of(expression)
-    (function,) = evaluator([(expression, scope)])
-    return function(*[(solution or {})[v.name] for v in scope])
+    return _value(expression, solution or {}, {})
+
+
+def _value(tree: Expression, solution: Solution, known: dict[int, int]) -> int:
+    """Each shared part once: as text, which `evaluator` compiles, it would be there many times."""
+    if isinstance(tree, Variable):
+        return solution[tree.name]
+    if tree.op == "const":
+        return tree.value
+    if id(tree) not in known:
+        known[id(tree)] = _APPLY[tree.op](*(_value(arg, solution, known) for arg in tree.args))
+    return known[id(tree)]
+
+
+_APPLY: dict[str, Callable[..., int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "**": operator.pow,
+    "min": min,
+    "max": max,
+}
 
 
 def whole(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 Shared memory is counted by the kernel's own arithmetic (kernels/fused_layout.py). Registers and
 cycles are estimates: registers are set so that ptxas finds no reason to spill (a test assembles
-the tilings that come out), cycles so that the order of tilings is right. The batch is no part of
-the problem: one kernel serves every batch size, with as many of its `rows` as a block needs.
+the tilings that come out), cycles (fused_time.py) were fitted to measured times. The batch is no
+part of the problem: one kernel serves every batch size, with as many of its `rows` as a block
+needs. So the cost is that of several batch sizes together.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from ...kernels.fused_layout import Direction, Tiling, layout
 from ..expressions import maximum
 from ..hardware import Device
 from ..problem import Problem
+from . import fused_time
+from .fused_time import Share
 
 PER_THREAD = 4  # units of a thread at most: each takes registers for its states
 THREADS = (32, 64, 128, 256, 512, 768, 1024)
 REGISTERS = {32: 255, 64: 255, 128: 255, 256: 240, 512: 128, 768: 80, 1024: 64}
 
-# cycles on an SM, rough: what a barrier, a dependent shared-memory load and a cell take
-BARRIER, LOAD, CELL = 30, 30, 200
+ROOM = 120  # registers that ptxas takes where it may, however few would do
+# batch size -> what a cycle counts there: 16 is the usual one; at 128 a step takes 2 to 4 times as
+# many cycles
+BATCHES = {1: 1, 16: 10, 128: 1}
 
 
 @lru_cache(maxsize=1024)
@@ -60,7 +65,7 @@ def largest_head(cell: Cell, dtype: str, direction: Direction, device: Device) -
 def model(
     cell: Cell, dtype: str, D: int, H: int, direction: Direction, device: Device
 ) -> tuple[Problem, Any]:
-    """(the problem, its cost in cycles)."""
+    """(the problem, its cost: cycles, weighed over batch sizes)."""
     p = Problem()
     z = SimpleNamespace(
         heads=p.variable(
@@ -85,11 +90,11 @@ def model(
             name=f"registers a thread at {threads} threads",
             unit="registers",
         )
-    return p, cost(cell, dtype, direction, z, s)
+    return p, cost(cell, dtype, H, direction, device, z, s)
 
 
 def registers(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> Any:
-    """An estimate from above of the registers of a thread."""
+    """About the registers that a thread cannot do without: with more allowed, ptxas takes more."""
     form = FORMATS[dtype]
     wide = form.real_bytes // 4
     gates, states = len(cell.gates), len(cell.states)
@@ -101,34 +106,30 @@ def registers(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> A
     else:
         owned = (gates + 4 * states) * wide + 12
         cell_needs = (2 * gates + 3 * states) * wide + 14 * wide + 12
-    return 16 + s.per_thread * owned + maximum(product, cell_needs)
+    division = 8 if s.D & (s.D - 1) else 0  # of indices, by no power of 2
+    return 16 + division + s.per_thread * owned + maximum(product, cell_needs)
 
 
-def cost(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> Any:
-    """Cycles a step of one row group alone, and of a full block by row: both batch sizes count."""
-    groups = s.product_threads * z.row_tile // z.rows
-    alone = _step(cell, dtype, z, s, groups, z.row_tile)
-    full = _step(cell, dtype, z, s, s.product_threads, z.rows)
-    # a block holds `heads` heads: fewer blocks for the same work
-    return alone * 4 + full * 16 // (z.rows * z.heads) + _idle(z)
+def resident(cell: Cell, dtype: str, direction: Direction, device: Device, z: Any, s: Any) -> Any:
+    """Blocks of an SM at once."""
+    needed = maximum(registers(cell, dtype, direction, z, s), ROOM)
+    return fused_time.blocks_per_sm(device, z.threads, needed, s.shared_bytes)
 
 
-def _idle(z: Any) -> Any:
-    return z.threads // 32 * 2 + z.heads
+def cost(
+    cell: Cell, dtype: str, H: int, direction: Direction, device: Device, z: Any, s: Any
+) -> Any:
+    """Cycles of a step at some batch sizes together: one tiling is for all of them."""
+    per_sm, total = resident(cell, dtype, direction, device, z, s), 0
+    for B, weight in BATCHES.items():
+        own = fused_time.share(device, z, per_sm, B, H)
+        total += weight * own.waves * step(cell, dtype, direction, device, z, s, own)
+    return total
 
 
-def _step(cell: Cell, dtype: str, z: Any, s: Any, threads: Any, rows: Any) -> Any:
-    """Cycles of one time step with so many threads in the product."""
-    form = FORMATS[dtype]
-    warps = -(-threads // 32)
-    numbers = form.vector
-    left = z.row_tile * numbers * form.real_bytes // 16
-    fma = z.row_tile * z.unit_tile * s.lines * numbers * (form.real_bytes // 4)
-    unpack = z.unit_tile * s.lines * numbers * (form.per_word - 1)
-    loads = warps * s.chunks * (4 * z.unit_tile * s.lines + left)
-    issue = warps * s.chunks * (fma + unpack + left + z.unit_tile * s.lines + 4) // 4
-    alone = s.chunks * (LOAD + fma + unpack)
-    outputs = -(-(rows * s.columns) // z.threads)
-    pointwise = CELL + outputs * (CELL // 2 + z.split * s.lines * 4)
-    barriers = 2 * (BARRIER + z.threads // 32)
-    return maximum(loads, issue, alone) + pointwise + barriers
+def step(
+    cell: Cell, dtype: str, direction: Direction, device: Device, z: Any, s: Any, own: Share
+) -> Any:
+    """Cycles of one time step of one wave."""
+    product = fused_time.product(cell, dtype, device, z, s, own)
+    return product + fused_time.pointwise(cell, dtype, direction, z, s, own)

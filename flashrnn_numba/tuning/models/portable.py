@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...kernels.fused import grid_of
-from ...kernels.fused_layout import Tiling, layout
+from ...kernels.fused_layout import Layout, Tiling, layout
 from ...kernels.interface import Task
 from ..hardware import Device
-from . import fused
+from . import fused, fused_time
 from .common import Direction, Footprint, Model, Solution, Statement, evaluate
 
 
@@ -14,7 +14,7 @@ class Portable:
     name = "portable"
     title = "fused, portable: R in shared memory, plain arithmetic"
     backend = "fused"
-    note = "one kernel serves every batch size; registers: what its launch bounds let a thread have"
+    note = "one kernel serves every batch size; registers: what leaves room for its blocks on an SM"
 
     def kind(self, solution: Solution) -> str:
         return self.name
@@ -49,13 +49,12 @@ class Portable:
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> Footprint:
-        tiling = Tiling(**solution)
-        s = layout(task.cell, task.dtype, task.D, direction, tiling)
-        along_batch, along_heads, _ = grid_of(task, tiling, s.shared_bytes, device)
+        z, s, per_sm = _laid_out(task, device, direction, solution)
+        along_batch, along_heads, _ = grid_of(task, z, s.shared_bytes, device, per_sm)
         return Footprint(
-            threads=tiling.threads,
-            # ptxas takes what the launch bounds allow, whatever the kernel needs
-            registers=device.registers_allowed(tiling.threads),
+            threads=z.threads,
+            # what leaves room for as many blocks as the model counts on
+            registers=device.registers_allowed(z.threads, per_sm),
             shared_bytes=s.shared_bytes,
             blocks=max(1, along_batch * along_heads),
         )
@@ -63,9 +62,20 @@ class Portable:
     def step_ns(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> dict[str, float]:
-        tiling = Tiling(**solution)
-        s = layout(task.cell, task.dtype, task.D, direction, tiling)
-        _, _, rows = grid_of(task, tiling, s.shared_bytes, device)
-        threads = s.product_threads * -(-rows // tiling.row_tile) * tiling.row_tile // tiling.rows
-        cycles = fused._step(task.cell, task.dtype, tiling, s, threads, rows)
-        return {"product, cell and barriers": evaluate(cycles) / device.clock_ghz}
+        z, s, per_sm = _laid_out(task, device, direction, solution)
+        own = fused_time.share(device, z, per_sm, max(1, task.B), task.H)
+        product = fused_time.product(task.cell, task.dtype, device, z, s, own)
+        pointwise = fused_time.pointwise(task.cell, task.dtype, direction, z, s, own)
+        return {
+            "product": evaluate(product) / device.clock_ghz,
+            "cell and barriers": evaluate(pointwise) / device.clock_ghz,
+        }
+
+
+def _laid_out(
+    task: Task, device: Device, direction: Direction, solution: Solution
+) -> tuple[Tiling, Layout, int]:
+    """(tiling, sizes that follow, blocks of an SM at once)."""
+    z = Tiling(**solution)
+    s = layout(task.cell, task.dtype, task.D, direction, z)
+    return z, s, evaluate(fused.resident(task.cell, task.dtype, direction, device, z, s))
