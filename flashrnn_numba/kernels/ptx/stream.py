@@ -121,9 +121,9 @@ def streamed_mma(
                 words[m, k] = source[:4]
                 del source[:4]
         if not row_bytes:
-            lanes = (words.reshape(-1).tolist(), operands["columns"])
+            own = (words.reshape(-1).tolist(), operands["columns"])
             return t.collective(
-                name, lanes, lambda rows: _of_columns(rows, m_tiles, n_tiles, k_steps, kind.name)
+                name, own, lambda rows: _of_columns(rows, m_tiles, n_tiles, k_steps, kind.name)
             )
         rows = [
             _row(t, operands["b"] + 8 * n * row_bytes + 32 * k, k_steps - k)
