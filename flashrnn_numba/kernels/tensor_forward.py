@@ -71,7 +71,6 @@ def tensor_forward(
     unit0 = rank * UNITS + strip * (OCTETS * 8)
     base = shared_address(cuda.shared.array(0, uint32, alignment=16))
 
-    words = cuda.local.array(4, uint32)
     r_base = global_address(R)
     resident = held_u32(shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16))
     load_streamed()

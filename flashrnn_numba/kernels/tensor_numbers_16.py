@@ -10,23 +10,31 @@ leads from one to the other (ldmatrix.trans, movmatrix).
 from __future__ import annotations
 
 
-def fragment_words():
-    """A lane's words of fragment (m, k_index) of R."""
+def place_fragment():
+    """A lane's words of fragment (m, k_index) of R on their way to `fragment_at`."""
     k = (split * K_STEPS + k_index) * 16 + 2 * quad
     for half in unroll(2):
         fragment_row(half)
         for k_half in unroll(2):
-            low = uint32(0)
-            high = uint32(0)
+            word_at = shared_at(fragment_at, 4 * half + 8 * k_half)
             if WIDE:
                 if valid and k + 8 * k_half < D:
-                    low = ld_global_nc_u32(global_at(r_base, (at + k + 8 * k_half) * 2))
+                    cp_async_ca_4(word_at, global_at(r_base, (at + k + 8 * k_half) * 2))
+                else:
+                    st_shared_u32(word_at, uint32(0))
             else:
+                low = uint32(0)
+                high = uint32(0)
                 if valid and k + 8 * k_half < D:
                     low = uint32(R[at + (k + 8 * k_half) * r_strides[3]])
                 if valid and k + 8 * k_half + 1 < D:
                     high = uint32(R[at + (k + 8 * k_half + 1) * r_strides[3]])
-            words[half + 2 * k_half] = uint32(low | uint32(high << uint32(16)))
+                st_shared_u32(word_at, uint32(low | uint32(high << uint32(16))))
+
+
+def settle_fragments(count, target):
+    """What place_fragment asked for is there, for this lane."""
+    cp_async_wait_all()
 
 
 def own_places(p):

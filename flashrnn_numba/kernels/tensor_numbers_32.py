@@ -9,15 +9,38 @@ are spread), one by one; only s_0 is rounded, on its way to who multiplies with 
 from __future__ import annotations
 
 
-def fragment_words():
-    """A lane's words of fragment (m, k_index) of R."""
+def place_fragment():
+    """A lane's words of fragment (m, k_index) of R on their way to `fragment_at`."""
     k = (split * K_STEPS + k_index) * 8 + quad
     for half in unroll(2):
         fragment_row(half)
         for k_half in unroll(2):
-            words[half + 2 * k_half] = uint32(0)
+            word_at = shared_at(fragment_at, 4 * half + 8 * k_half)
             if valid and k + 4 * k_half < D:
-                words[half + 2 * k_half] = f32_to_tf32(R[at + (k + 4 * k_half) * r_strides[3]])
+                number = (at + (k + 4 * k_half) * r_strides[3]) * 4
+                cp_async_ca_4(word_at, global_at(r_base, number))
+            else:
+                st_shared_u32(word_at, uint32(0))
+
+
+def settle_fragments(count, target):
+    """What place_fragment asked for is there, for this lane, and rounded."""
+    cp_async_wait_all()
+    f = uint32(0)
+    while f < uint32(count):
+        not_unrolled()
+        fragment_at = shared_at(target, f * uint32(512))
+        exact_words = ld_shared_v4_f32(fragment_at)
+        st_shared_v4_u32(
+            fragment_at,
+            (
+                f32_to_tf32(exact_words[0]),
+                f32_to_tf32(exact_words[1]),
+                f32_to_tf32(exact_words[2]),
+                f32_to_tf32(exact_words[3]),
+            ),
+        )
+        f = unknown_u32(f + uint32(1))
 
 
 def own_places(p):

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 
 def fill_fragments(streamed, first, count, target):
-    """Fragments of R from global memory to `target`, this lane's place in shared memory.
+    """Fragments of R from global memory to `target`, this lane's place in shared memory, where they
+    are after settle_fragments.
 
     Numbered in the order of use (ptx.streamed_mma): in each k step the first RESIDENT m tiles (one
     more in the first MORE steps) are in registers, the others are streamed.
     """
-    # a step that the compiler does not know: it would write the loop out, and registers would spill
+    # written out, the addresses of all fragments would take registers that are R's
     f = uint32(0)
     while f < uint32(count):
+        not_unrolled()
         index = first + int64(f)
         width = RESIDENT + 1
         begin = int64(0)
@@ -37,10 +39,8 @@ def fill_fragments(streamed, first, count, target):
             else:
                 k_index = MORE + (index - long) // max(1, RESIDENT)
                 m = (index - long) % max(1, RESIDENT)
-        fragment_words()
-        st_shared_v4_u32(
-            shared_at(target, f * uint32(512)), (words[0], words[1], words[2], words[3])
-        )
+        fragment_at = shared_at(target, f * uint32(512))
+        place_fragment()
         f = unknown_u32(f + uint32(1))
 
 

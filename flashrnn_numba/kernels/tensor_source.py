@@ -105,7 +105,7 @@ def source(
 def _numbers(size: int) -> dict[str, Part]:
     """Between the accumulators and memory."""
     names: tuple[str, ...] = (
-        "fragment_words", "own_places", "read_input", "take_input", "publish_states", "out_states",
+        "place_fragment", "settle_fragments", "own_places", "read_input", "take_input", "publish_states", "out_states",
         "sending_lanes", "gather_row",
     )  # fmt: skip
     if size == 2:
@@ -175,10 +175,14 @@ def _chunks(z: Geometry) -> list[int]:
 def _load_resident(z: Geometry) -> str:
     """Fragments into registers, by way of shared memory. Each lane writes and reads its own 16
     bytes: no barrier until the place is used for other things."""
-    lines = [f"staging = shared_at(base, SUMS_AT + warp * {z.staged * 512} + lane * 16)"]
+    lines = [f"settle_fragments({z.in_shared}, resident)"] if z.in_shared else []
+    lines += [f"staging = shared_at(base, SUMS_AT + warp * {z.staged * 512} + lane * 16)"]
     first, names = 0, []
     for i, count in enumerate(_chunks(z)):
+        # copies come after what was read from their place before
+        lines += ["sync_warp(uint32(0xFFFFFFFF))"] if i else []
         lines += [f"fill_fragments(0, {first}, {count}, staging)"]
+        lines += [f"settle_fragments({count}, staging)"]
         lines += [f"part_{i} = read_{count}(staging)"]
         names.append(f"part_{i}")
         first += count
