@@ -68,6 +68,7 @@ def tensor_forward(
     elif CLUSTER > 1:
         rank = int64(cluster_rank())
     row_end = min(B, row0 + span)
+    rows = int32(row_end - row0)
     unit0 = rank * UNITS + strip * (OCTETS * 8)
     base = shared_address(cuda.shared.array(0, uint32, alignment=16))
 

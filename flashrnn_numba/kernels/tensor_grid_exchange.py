@@ -20,7 +20,6 @@ from __future__ import annotations
 
 def open_exchange():
     """What this thread fetches: 16 bytes of one batch row, of every (TAKERS / BATCH)-th octet."""
-    rows = row_end - row0
     taker = strip * 32 + lane
     mail_from = split * (K_STEPS * 2 * BATCH * 16) + taker * 16
     mail_to = shared_at(base, taker % BATCH * PITCH + (split * (K_STEPS * 2) + taker // BATCH) * 16)

@@ -117,7 +117,7 @@ def out_state(p, k, transposed):
 def keep_exact(p):
     pair = p * SPLITS + split
     for e in unroll(COLUMNS):
-        if row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e < row_end and unit_of[p] < D:
+        if int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e) < rows and unit_of[p] < D:
             at = ((row_of[p * COLUMNS + e] * T + t) * H + head) * D + unit_of[p]
             for k in unroll(STATES - 1):
                 exact[k * state_plane + at] = current[(p * COLUMNS + e) * STATES + k + 1]
@@ -151,5 +151,5 @@ def store(p):
 def post(p):
     """Into the mailbox, a word a lane."""
     row = (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD
-    if t + 1 < T and group % SPREAD == 0 and row < rows:
+    if t + 1 < T and group % SPREAD == 0 and int32(row) < rows:
         st_relaxed_gpu_u32(global_at(mail, place_of[p]), published)

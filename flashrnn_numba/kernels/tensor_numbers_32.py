@@ -130,6 +130,6 @@ def post(p):
     """Into the mailbox."""
     for e in unroll(COLUMNS):
         row = (p * SPLITS + split) % N_TILES * TILE_ROWS + COLUMNS * quad + e
-        if t + 1 < T and row < rows:
+        if t + 1 < T and int32(row) < rows:
             rounded = f32_to_tf32(current[(p * COLUMNS + e) * STATES])
             st_relaxed_gpu_u32(global_at(mail, place_of[p] + uint32(16 * e)), rounded)
