@@ -98,9 +98,9 @@ def backward_program(
 PARTS = {
     "parts": (
         "load_rows", "own_pairs", "own_accumulators", "own_sums", "point_at_last_step",
-        "open_carry", "start_value", "find_again", "begin_again", "fetch", "fetch_pair", "copy_number", "store_half",
-        "store_float", "start_numbers", "ask_reset", "early", "read_pair", "early_pair",
-        "read_number",
+        "open_carry", "start_value", "find_again", "begin_again", "fetch", "fetch_pair",
+        "copy_number", "store_half", "store_float", "start_numbers", "ask_reset", "early",
+        "read_pair", "early_pair", "read_number",
     ),
     "sums": (
         "product", "part_with_sums", "bring_home", "take_accumulators", "send_sums", "store_sums",

@@ -328,13 +328,12 @@ def read_pair(p) -> None:
 
 def begin_again(p) -> None:
     """The initial states in place of those of the step before, where a reset says so."""
-    if RESETS:
-        if restart[p] != int32(0):
-            find_again(p)
-            for e in unroll(EACH):
-                for k in unroll(STATES):
-                    start_value(p * EACH + e, k)
-                    state[(p * EACH + e) * STATES + k] = value
+    if RESETS and restart[p] != int32(0):
+        find_again(p)
+        for e in unroll(EACH):
+            for k in unroll(STATES):
+                start_value(p * EACH + e, k)
+                state[(p * EACH + e) * STATES + k] = value
 
 
 def early_pair(p) -> None:

@@ -117,7 +117,8 @@ def out_state(p, k, transposed):
 def keep_exact(p):
     pair = p * SPLITS + split
     for e in unroll(COLUMNS):
-        if int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e) < rows and (RAGGED == 0 or unit_of[p] < D):
+        own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+        if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
             at = ((row_of[p * COLUMNS + e] * T + t) * H + head) * D + unit_of[p]
             for k in unroll(STATES - 1):
                 exact[k * state_plane + at] = current[(p * COLUMNS + e) * STATES + k + 1]

@@ -319,17 +319,18 @@ def write_last():
     for p in unroll(OWN):
         pair = p * SPLITS + split
         for e in unroll(COLUMNS):
-            row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
-            if (EVEN or pair < PAIRS) and row < rows and (RAGGED == 0 or unit_of[p] < D):
+            own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+            if (EVEN or pair < PAIRS) and own_row < rows and (RAGGED == 0 or unit_of[p] < D):
                 for k in unroll(STATES):
-                    last[((k * B + row0 + row) * H + head) * D + unit_of[p]] = narrow(
+                    last[((k * B + row0 + own_row) * H + head) * D + unit_of[p]] = narrow(
                         current[(p * COLUMNS + e) * STATES + k]
                     )
 
 
 def keep_gates(p, e):
     pair = p * SPLITS + split
-    if int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e) < rows and (RAGGED == 0 or unit_of[p] < D):
+    own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+    if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
         at = ((row_of[p * COLUMNS + e] * T + t) * GATES * H + head) * D + unit_of[p]
         for j in unroll(GATES):
             gates[at + j * H * D] = gate[j]

@@ -105,8 +105,8 @@ def source(
 def _numbers(size: int) -> dict[str, Part]:
     """Between the accumulators and memory."""
     names: tuple[str, ...] = (
-        "place_fragment", "settle_fragments", "own_places", "read_input", "take_input", "publish_states", "out_states",
-        "sending_lanes", "gather_row",
+        "place_fragment", "settle_fragments", "own_places", "read_input", "take_input",
+        "publish_states", "out_states", "sending_lanes", "gather_row",
     )  # fmt: skip
     if size == 2:
         names += ("pack_state", "out_state", "keep_exact")
