@@ -191,10 +191,11 @@ def tensor_backward(
 
     for i in unroll(ITEMS):
         if stored[i] != 0:
-            find_again(i // EACH)
+            # computed here: sums of 64 bits would stay in registers for all steps
+            again = int32(ptx.held_u32(uint32(beside[i])))
             for k in unroll(STATES):
-                at = (k * B + row0 + line_again) * units + head * D
-                at += unit_again + beside[i]
+                at = (k * B + row0 + line[i // EACH]) * units + head * D
+                at += unit_of[i // EACH] + again
                 total = carry[i * STATES + k]
                 if RESETS:
                     total += to_initial[i * STATES + k]
