@@ -14,7 +14,7 @@ from ..cells import Cell
 from ..tuning import Device
 from ..tuning.models.tensor import choose_tiling
 from ..tuning.winners import winner
-from . import gpu, tensor_layout
+from . import gpu
 from .interface import Inputs, Task
 from .launch import Program
 from .machine import Machine
@@ -139,8 +139,7 @@ def _prepare_launches(
         for first in range(0, groups, at_once)
     ]
     z = geometry_of(task.cell, task.dtype, task.D, tiling)
-    words = z.padded * tiling.batch * number_bytes(task.dtype) // 4
-    shape = (min(groups, at_once), tensor_layout.MAIL_SLOTS, words)
+    shape = (min(groups, at_once), z.mail_slots, z.slot_bytes // 4)
 
     def one_after_another(*arrays: Any) -> None:
         for launch in launches:

@@ -98,9 +98,9 @@ def backward_program(
 PARTS = {
     "parts": (
         "load_rows", "own_pairs", "own_accumulators", "own_sums", "point_at_last_step",
-        "open_carry", "start_value", "fetch", "fetch_pair", "copy_number", "store_half",
-        "store_float", "start_numbers", "ask_reset", "early", "read_pair", "early_pair",
-        "read_number",
+        "open_carry", "start_value", "find_again", "begin_again", "fetch", "fetch_pair",
+        "copy_number", "store_half", "store_float", "start_numbers", "ask_reset", "early",
+        "read_pair", "early_pair", "read_number",
     ),
     "sums": (
         "product", "part_with_sums", "bring_home", "take_accumulators", "send_sums", "store_sums",
@@ -136,7 +136,7 @@ globals().update(FUNCTIONS)
 FULL = 0xFFFFFFFF
 QUADS = {quads}
 {numbers}
-stage = ptx.stage_gathered(1, {row}, "{mma}")
+stage = ptx.stage_gathered(1, {steps}, "{mma}")
 {reads}
 {products}
 mma_step = ptx.mma_{mma}
@@ -246,6 +246,7 @@ def source(
         "STAGED_AT": 0,
         "SCRATCH_BYTES": z.scratch_rows * z.k_steps * FRAGMENT_BYTES,
         "K_STEPS": z.k_steps,
+        "STAGE_STEPS": _stage_steps(z),
         "TILE_AT": z.tile_at,
         "TILE_PITCH": z.tile_pitch,
         "TILE_BYTES": tiling.tile * z.tile_pitch,
@@ -296,7 +297,7 @@ def _header(title: str, mma: str, size: int, z: Layout, tiling: Tiling) -> str:
         numbers=_CONVERSIONS[size].format(mma=mma),
         quads=z.columns // 2,
         swizzle="octet_row >> 2 << 1" if _chunk(tiling) == 8 else "octet_row * QUADS >> 3",
-        row=z.k_steps,
+        steps=_stage_steps(z),
         reads="\n".join(reads),
         products="\n".join(_products(mma, z, tiling)),
     )
@@ -350,6 +351,11 @@ def load_fragments(z: Layout) -> str:
     if z.fragments > z.registers:
         lines.append(f"load_rows({rows}, {z.fragments // z.k_steps - rows}, staged_at)")
     return "\n".join(lines)
+
+
+def _stage_steps(z: Layout) -> int:
+    """Of a row of fragments: how many k steps are asked for at once."""
+    return max(n for n in range(1, 5) if z.k_steps % n == 0)
 
 
 @cache

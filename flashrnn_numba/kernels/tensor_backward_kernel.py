@@ -120,7 +120,6 @@ def tensor_backward(
     to_initial = cuda.local.array(ITEMS * STATES, float32)
     bits = cuda.local.array(ITEMS * GATES, ELEMENT)
     before = cuda.local.array(ITEMS, float32)
-    start = cuda.local.array(ITEMS * STATES, float32)  # initial states, where there are resets
     wide = cuda.local.array(ITEMS * GATES, float32)
     sums = cuda.local.array(ITEMS, float32)
     number = cuda.local.array(EACH, float32)
@@ -186,15 +185,17 @@ def tensor_backward(
         if RESETS:
             for i in unroll(ITEMS):
                 for k in unroll(STATES):
-                    back = carry[i * STATES + k] if restarted[i // EACH] != 0 else real(0.0)
+                    back = carry[i * STATES + k] if restarted[i // EACH] != int32(0) else real(0.0)
                     to_initial[i * STATES + k] += back
                     carry[i * STATES + k] -= back
 
     for i in unroll(ITEMS):
         if stored[i] != 0:
+            # computed here: sums of 64 bits would stay in registers for all steps
+            again = int32(ptx.held_u32(uint32(beside[i])))
             for k in unroll(STATES):
                 at = (k * B + row0 + line[i // EACH]) * units + head * D
-                at += unit_of[i // EACH] + beside[i]
+                at += unit_of[i // EACH] + again
                 total = carry[i * STATES + k]
                 if RESETS:
                     total += to_initial[i * STATES + k]

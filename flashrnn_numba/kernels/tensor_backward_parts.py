@@ -11,10 +11,15 @@ from __future__ import annotations
 
 def load_rows(first, count, target) -> None:
     """Rows of fragments (one m tile and gate each) from R to shared memory, in fragment order."""
-    for r in range(count):
+    for n in range(count * (K_STEPS // STAGE_STEPS)):
+        # many addresses at once would take registers that are R's
+        ptx.not_unrolled()
+        r = int32(n // (K_STEPS // STAGE_STEPS))
+        k = int32(n % (K_STEPS // STAGE_STEPS) * (STAGE_STEPS * K_UNITS // K_STEPS))
         m = int32((first + r) // PART_GATES)
         j = int32((first + r) % PART_GATES)
-        base = ptx.global_at(source, SIZE * (j * r_strides[0] + 16 * m * r_strides[3]))
+        at = j * r_strides[0] + k * r_strides[2] + 16 * m * r_strides[3]
+        base = ptx.global_at(source, SIZE * at)
         unit = int32(old_unit + 16 * m)
         inside = int32(8 * (unit < D) + 8 * (unit + 1 < D))
         stage(
@@ -22,8 +27,8 @@ def load_rows(first, count, target) -> None:
             SIZE * r_strides[3],
             SIZE * r_strides[2],
             (inside,),
-            D - new_unit,
-            ptx.shared_at(target, r * (K_STEPS * 512)),
+            int32(D - new_unit - k),
+            ptx.shared_at(target, n * (STAGE_STEPS * 512)),
         )
 
 
@@ -137,12 +142,9 @@ def open_carry() -> None:
                 at += head * dlast_strides[3]
                 at += (unit_of[i // EACH] + beside[i]) * dlast_strides[4]
                 carry[i * STATES + k] = widen(dlast[at])
-            if RESETS:
-                start_value(i, k)
-                start[i * STATES + k] = value
     for p in unroll(PAIRS):
-        restart[p] = 0
-        coming[p] = 0
+        restart[p] = int32(0)
+        coming[p] = int32(0)
     # this thread's words of the ring: for values of 4 and of 8 bytes
     ring4 = ptx.shared_at(shared, RING_AT + tid * 4)
     ring8 = ptx.shared_at(shared, RING_AT + tid * 8)
@@ -154,13 +156,20 @@ def open_carry() -> None:
                     clear_pair(s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS)
 
 
+def find_again(p) -> None:
+    """Where pair p lies, as values that the compiler does not know: addresses made of them cannot
+    stay in registers for all steps."""
+    line_again = int32(ptx.held_u32(uint32(line[p])))
+    unit_again = int32(ptx.held_u32(uint32(unit_of[p])))
+
+
 def start_value(i, k) -> None:
-    """value = initial state k of item i."""
+    """value = initial state k of item i, after find_again."""
     value = float32(real(INITIAL[k]))
     if options & HAS_STATES:
-        at = k * initial_strides[0] + (row0 + line[i // EACH]) * initial_strides[1]
+        at = k * initial_strides[0] + (row0 + line_again) * initial_strides[1]
         at += head * initial_strides[3]
-        at += (unit_of[i // EACH] + beside[i]) * initial_strides[4]
+        at += (unit_again + beside[i]) * initial_strides[4]
         value = float32(widen(initial[at]))
     elif k == 0:
         # s_0 feeds R and has the dtype of the arrays
@@ -254,6 +263,7 @@ def store_float(at, e, number) -> None:
 
 def start_numbers(p) -> None:
     """The initial states in place of those of the step before."""
+    find_again(p)
     for e in unroll(EACH):
         for k in unroll(STATES):
             start_value(p * EACH + e, k)
@@ -273,8 +283,11 @@ def ask_reset(step) -> None:
     """Does the state become the initial one before this step?"""
     if RESETS and (step) >= 0:
         for p in unroll(PAIRS):
-            at = (row0 + line[p]) * reset_strides[0] + (step) * reset_strides[1]
-            restart[p] = reset[at] if (step) < length[p * EACH] else 0
+            restart[p] = int32(0)
+            if (step) < length[p * EACH]:
+                find_again(p)
+                at = (row0 + line_again) * reset_strides[0] + (step) * reset_strides[1]
+                restart[p] = int32(reset[at])
 
 
 def early(step) -> None:
@@ -285,11 +298,14 @@ def early(step) -> None:
         for p in unroll(PAIRS):
             read_pair(p)
         for p in unroll(PAIRS):
+            begin_again(p)
+        for p in unroll(PAIRS):
             early_pair(p)
     else:
         for p in unroll(PAIRS):
             if active[p] != 0:
                 read_pair(p)
+                begin_again(p)
                 early_pair(p)
 
 
@@ -310,12 +326,18 @@ def read_pair(p) -> None:
             given[(p * EACH + e) * STATES + k] = number[e]
 
 
+def begin_again(p) -> None:
+    """The initial states in place of those of the step before, where a reset says so."""
+    if RESETS and restart[p] != int32(0):
+        find_again(p)
+        for e in unroll(EACH):
+            for k in unroll(STATES):
+                start_value(p * EACH + e, k)
+                state[(p * EACH + e) * STATES + k] = value
+
+
 def early_pair(p) -> None:
     for e in unroll(EACH):
-        if RESETS:
-            for k in unroll(STATES):
-                if restart[p] != 0:
-                    state[(p * EACH + e) * STATES + k] = start[(p * EACH + e) * STATES + k]
         before[p * EACH + e] = state[(p * EACH + e) * STATES]
         cell_early()
     if RESETS:

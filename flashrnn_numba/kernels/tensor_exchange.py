@@ -20,7 +20,6 @@ from __future__ import annotations
 
 def open_exchange():
     """An mbarrier for each buffer and part; the other CTAs' shared memory by address."""
-    rows = row_end - row0
     if thread == 0:
         for i in unroll(2 * PARTS):
             mbarrier_init(shared_at(base, BARRIERS_AT + 8 * i), 1)
@@ -58,7 +57,7 @@ def send(p):
             # lanes that send nothing have read their buffer, and stored their states, too
             sync_warp(uint32(0xFFFFFFFF))
         gather_row(p)
-        if row < rows:
+        if int32(row) < rows:
             to = (uint32(1) - odd) * uint32(BATCH * PITCH) + place_of[p]
             count = (uint32(1) - odd) * uint32(8 * PARTS) + uint32(sent_at)
             for i in unroll(SENDS):

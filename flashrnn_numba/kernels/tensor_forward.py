@@ -68,10 +68,10 @@ def tensor_forward(
     elif CLUSTER > 1:
         rank = int64(cluster_rank())
     row_end = min(B, row0 + span)
+    rows = int32(row_end - row0)
     unit0 = rank * UNITS + strip * (OCTETS * 8)
     base = shared_address(cuda.shared.array(0, uint32, alignment=16))
 
-    words = cuda.local.array(4, uint32)
     r_base = global_address(R)
     resident = held_u32(shared_at(base, FRAGMENTS_AT + warp * (IN_SHARED * 512) + lane * 16))
     load_streamed()

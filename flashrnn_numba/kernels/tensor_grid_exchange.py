@@ -28,7 +28,6 @@ from __future__ import annotations
 
 def open_exchange():
     """What this thread fetches: 16 bytes of a batch row, POLLS times, MAIL_STEP bytes apart."""
-    rows = row_end - row0
     taker = strip * 32 + lane
     mail_row = taker % BATCH
     chunk = split * (K_STEPS * 2) + taker // BATCH
@@ -40,7 +39,7 @@ def open_exchange():
     mail = global_at(
         global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * (SLOTS * SLOT_BYTES)
     )
-    awaited = mail_row < rows
+    awaited = int32(mail_row) < rows
     arrived = cuda.local.array(POLLS * 4, uint32)
 
 

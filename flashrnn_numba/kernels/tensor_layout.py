@@ -31,7 +31,7 @@ N_TILE = 8  # batch rows of one mma
 K_BYTES = 32  # previous units of one mma: 16 numbers of 16 bits, 8 of tf32
 WARP = 32
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
-MAIL_SLOTS = 64  # steps whose s_0 the mailbox of an exchange through L2 holds; a power of 2 from 4
+MAIL_BYTES = 4 << 20  # of the mailbox of CTAs that exchange through L2: all groups' stay in L2
 # our names -> those of ptx; float32 where TF32 is asked for
 FORMATS = {"bfloat16": "bf16", "float16": "f16", "float32": "tf32"}
 
@@ -92,6 +92,8 @@ class Geometry:
     fragments_at: int
     staged: int  # fragments that a warp can stage at once on their way to registers
     shared_bytes: int
+    slot_bytes: int  # of a step's s_0 in a mailbox
+    mail_slots: int
 
     @property
     def threads(self) -> int:
@@ -120,6 +122,12 @@ def state_buffers(tiling: Tiling) -> int:
     """Of s_0 in a CTA. One is enough where nobody but the CTA's own threads writes there, after the
     barrier that ends a step."""
     return 1 if tiling.grid else 2
+
+
+def mail_slots(slot_bytes: int) -> int:
+    """Steps whose s_0 a mailbox holds: a power of 2, because of the fences (one in slots / 4 steps,
+    a microsecond or two) as many as there is room for."""
+    return max(4, min(1024, 1 << (MAIL_BYTES // slot_bytes).bit_length() - 1))
 
 
 def geometry(
@@ -174,6 +182,8 @@ def geometry(
         fragments_at=fragments_at,
         staged=staged,
         shared_bytes=total,
+        slot_bytes=padded * batch * size,
+        mail_slots=mail_slots(padded * batch * size),
     )
 
 

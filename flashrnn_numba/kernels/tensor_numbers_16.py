@@ -10,25 +10,33 @@ leads from one to the other (ldmatrix.trans, movmatrix).
 from __future__ import annotations
 
 
-def fragment_words():
-    """A lane's words of fragment (m, k_index) of R."""
+def place_fragment():
+    """A lane's words of fragment (m, k_index) of R on their way to `fragment_at`."""
     k = (split * K_STEPS + k_index) * 16 + 2 * quad
     if ALONE:
         k = (split * K_STEPS + k_index) // 2 * 32 + 8 * quad + k_index % 2 * 4
     for half in unroll(2):
         fragment_row(half)
         for k_half in unroll(2):
-            low = uint32(0)
-            high = uint32(0)
+            word_at = shared_at(fragment_at, 4 * half + 8 * k_half)
             if WIDE:
                 if valid and k + K_HALF * k_half < D:
-                    low = ld_global_nc_u32(global_at(r_base, (at + k + K_HALF * k_half) * 2))
+                    cp_async_ca_4(word_at, global_at(r_base, (at + k + K_HALF * k_half) * 2))
+                else:
+                    st_shared_u32(word_at, uint32(0))
             else:
+                low = uint32(0)
+                high = uint32(0)
                 if valid and k + K_HALF * k_half < D:
                     low = uint32(R[at + (k + K_HALF * k_half) * r_strides[3]])
                 if valid and k + K_HALF * k_half + 1 < D:
                     high = uint32(R[at + (k + K_HALF * k_half + 1) * r_strides[3]])
-            words[half + 2 * k_half] = uint32(low | uint32(high << uint32(16)))
+                st_shared_u32(word_at, uint32(low | uint32(high << uint32(16))))
+
+
+def settle_fragments(count, target):
+    """What place_fragment asked for is there, for this lane."""
+    cp_async_wait_all()
 
 
 def own_places(p):
@@ -111,7 +119,8 @@ def out_state(p, k, transposed):
 def keep_exact(p):
     pair = p * SPLITS + split
     for e in unroll(COLUMNS):
-        if row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e < row_end and unit_of[p] < D:
+        own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+        if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
             at = ((row_of[p * COLUMNS + e] * T + t) * H + head) * D + unit_of[p]
             for k in unroll(STATES - 1):
                 exact[k * state_plane + at] = current[(p * COLUMNS + e) * STATES + k + 1]
@@ -145,5 +154,5 @@ def store(p):
 def post(p):
     """Into the mailbox, a word a lane."""
     row = (p * SPLITS + split) % N_TILES * TILE_ROWS + group // SPREAD
-    if group % SPREAD == 0 and row < rows:
+    if group % SPREAD == 0 and int32(row) < rows:
         send_word(place_of[p], published)

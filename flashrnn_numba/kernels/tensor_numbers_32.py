@@ -9,17 +9,40 @@ are spread), one by one; only s_0 is rounded, on its way to who multiplies with 
 from __future__ import annotations
 
 
-def fragment_words():
-    """A lane's words of fragment (m, k_index) of R."""
+def place_fragment():
+    """A lane's words of fragment (m, k_index) of R on their way to `fragment_at`."""
     k = (split * K_STEPS + k_index) * 8 + quad
     if ALONE:
         k = (split * K_STEPS + k_index) // 2 * 16 + 4 * quad + k_index % 2 * 2
     for half in unroll(2):
         fragment_row(half)
         for k_half in unroll(2):
-            words[half + 2 * k_half] = uint32(0)
+            word_at = shared_at(fragment_at, 4 * half + 8 * k_half)
             if valid and k + K_HALF * k_half < D:
-                words[half + 2 * k_half] = f32_to_tf32(R[at + (k + K_HALF * k_half) * r_strides[3]])
+                number = (at + (k + K_HALF * k_half) * r_strides[3]) * 4
+                cp_async_ca_4(word_at, global_at(r_base, number))
+            else:
+                st_shared_u32(word_at, uint32(0))
+
+
+def settle_fragments(count, target):
+    """What place_fragment asked for is there, for this lane, and rounded."""
+    cp_async_wait_all()
+    f = uint32(0)
+    while f < uint32(count):
+        not_unrolled()
+        fragment_at = shared_at(target, f * uint32(512))
+        exact_words = ld_shared_v4_f32(fragment_at)
+        st_shared_v4_u32(
+            fragment_at,
+            (
+                f32_to_tf32(exact_words[0]),
+                f32_to_tf32(exact_words[1]),
+                f32_to_tf32(exact_words[2]),
+                f32_to_tf32(exact_words[3]),
+            ),
+        )
+        f = unknown_u32(f + uint32(1))
 
 
 def own_places(p):
@@ -109,6 +132,6 @@ def post(p):
     """Into the mailbox."""
     for e in unroll(COLUMNS):
         row = (p * SPLITS + split) % N_TILES * TILE_ROWS + COLUMNS * quad + e
-        if row < rows:
+        if int32(row) < rows:
             rounded = f32_to_tf32(current[(p * COLUMNS + e) * STATES])
             send_word(place_of[p] + uint32(16 * e), rounded)

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 
 def fill_fragments(streamed, first, count, target):
-    """Fragments of R from global memory to `target`, this lane's place in shared memory.
+    """Fragments of R from global memory to `target`, this lane's place in shared memory, where they
+    are after settle_fragments.
 
     Numbered in the order of use (ptx.streamed_mma): in each k step the first RESIDENT m tiles (one
     more in the first MORE steps) are in registers, the others are streamed.
     """
-    # a step that the compiler does not know: it would write the loop out, and registers would spill
+    # written out, the addresses of all fragments would take registers that are R's
     f = uint32(0)
     while f < uint32(count):
+        not_unrolled()
         index = first + int64(f)
         width = RESIDENT + 1
         begin = int64(0)
@@ -37,10 +39,8 @@ def fill_fragments(streamed, first, count, target):
             else:
                 k_index = MORE + (index - long) // max(1, RESIDENT)
                 m = (index - long) % max(1, RESIDENT)
-        fragment_words()
-        st_shared_v4_u32(
-            shared_at(target, f * uint32(512)), (words[0], words[1], words[2], words[3])
-        )
+        fragment_at = shared_at(target, f * uint32(512))
+        place_fragment()
         f = unknown_u32(f + uint32(1))
 
 
@@ -94,9 +94,9 @@ def own_pairs():
                 length[p * COLUMNS + e] = int32(
                     min(max(lengths[row_of[p * COLUMNS + e]], int64(0)), T)
                 )
-            initial_states(p, e)
+            initial_states(p, e, row_of[p * COLUMNS + e], unit_of[p])
             if MASKED:
-                fetch_reset(p, e, 1)
+                fetch_reset(p, e, int32(1))
 
 
 def own_chunks():
@@ -134,15 +134,15 @@ def own_chunks():
                 out_from[k * OUT_CHUNKS + i] = held_u32(shared_at(base, OUT_AT + at))
 
 
-def initial_states(p, e):
+def initial_states(p, e, row, unit):
     for k in unroll(STATES):
         current[(p * COLUMNS + e) * STATES + k] = float32(INITIAL[k])
         if k == 0:
             # s_0 feeds R and has the dtype of the arrays
             current[(p * COLUMNS + e) * STATES] = widen(narrow(float32(INITIAL[0])))
         if options & HAS_STATES:
-            at = k * initial_strides[0] + row_of[p * COLUMNS + e] * initial_strides[1]
-            at += head * initial_strides[3] + min(unit_of[p], D - 1) * initial_strides[4]
+            at = k * initial_strides[0] + row * initial_strides[1]
+            at += head * initial_strides[3] + min(unit, D - 1) * initial_strides[4]
             current[(p * COLUMNS + e) * STATES + k] = widen(initial[at])
     if RAGGED:
         if unit_of[p] >= D:
@@ -156,7 +156,7 @@ def fetch_input(slot):
     """Ask for the inputs of the next step not yet asked for; they belong into slot `slot`."""
     slot_at = (slot) * SLOT
     for i in unroll(X_CHUNKS):
-        if X_EXACT or x_left[i] > 0:
+        if X_EXACT or x_left[i] > int32(0):
             if WIDE:
                 cp_async_cg_16(shared_at(x_to[i], slot_at), x_from[i])
             else:
@@ -178,7 +178,7 @@ def arrive_input():
         cp_async_wait_group(AHEAD - 2)
     else:
         for i in unroll(X_CHUNKS):
-            if X_EXACT or x_left[i] > 0:
+            if X_EXACT or x_left[i] > int32(0):
                 for u in unroll(CHUNK):
                     at = slot_at + SIZE * u
                     st_shared_number(shared_at(x_to[i], at), pending[i * CHUNK + u])
@@ -188,16 +188,20 @@ def fetch_reset(p, e, step):
     """restart = does the state become the initial one before this step?"""
     restart[p * COLUMNS + e] = int32(0)
     if options & HAS_RESET and step < length[p * COLUMNS + e]:
+        again = int32(unknown_u32(uint32(row_of[p * COLUMNS + e])))
         restart[p * COLUMNS + e] = int32(
-            reset[row_of[p * COLUMNS + e] * reset_strides[0] + (step) * reset_strides[1]]
+            reset[again * reset_strides[0] + (step) * reset_strides[1]]
         )
 
 
 def restart_states(p):
     for e in unroll(COLUMNS):
-        if restart[p * COLUMNS + e] != 0:
-            initial_states(p, e)
-        fetch_reset(p, e, t + 2)
+        if restart[p * COLUMNS + e] != int32(0):
+            # computed again here: the addresses would stay in registers for all steps
+            again = int32(unknown_u32(uint32(row_of[p * COLUMNS + e])))
+            unit_again = int32(unknown_u32(uint32(unit_of[p])))
+            initial_states(p, e, again, unit_again)
+        fetch_reset(p, e, int32(t + 2))
 
 
 # product ----------------------------------------------------------------------------------------
@@ -269,7 +273,7 @@ def load_states(side):
     if WIDE:
         for k in unroll(STATES):
             for i in unroll(OUT_CHUNKS):
-                if out_left[k * OUT_CHUNKS + i] > 0:
+                if out_left[k * OUT_CHUNKS + i] > int32(0):
                     if k == 0 and OUT_FIRST == 1:
                         source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))
                     else:
@@ -283,7 +287,7 @@ def write_states(side):
     """The states after the step before to global memory."""
     for k in unroll(STATES):
         for i in unroll(OUT_CHUNKS):
-            if out_left[k * OUT_CHUNKS + i] > 0:
+            if out_left[k * OUT_CHUNKS + i] > int32(0):
                 if WIDE:
                     st_global_v4_u32(
                         out_to[k * OUT_CHUNKS + i],
@@ -312,17 +316,18 @@ def write_last():
     for p in unroll(OWN):
         pair = p * SPLITS + split
         for e in unroll(COLUMNS):
-            row = row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e
-            if (EVEN or pair < PAIRS) and row < row_end and unit_of[p] < D:
+            own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+            if (EVEN or pair < PAIRS) and own_row < rows and (RAGGED == 0 or unit_of[p] < D):
                 for k in unroll(STATES):
-                    last[((k * B + row) * H + head) * D + unit_of[p]] = narrow(
+                    last[((k * B + row0 + own_row) * H + head) * D + unit_of[p]] = narrow(
                         current[(p * COLUMNS + e) * STATES + k]
                     )
 
 
 def keep_gates(p, e):
     pair = p * SPLITS + split
-    if row0 + pair % N_TILES * TILE_ROWS + COLUMNS * quad + e < row_end and unit_of[p] < D:
+    own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+    if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
         at = ((row_of[p * COLUMNS + e] * T + t) * GATES * H + head) * D + unit_of[p]
         for j in unroll(GATES):
             gates[at + j * H * D] = gate[j]

@@ -6,7 +6,6 @@ import ast
 from typing import Any
 
 from ..cells import Cell
-from . import tensor_layout
 from .fused_source import cell_text, places
 from .generated import digest_of
 from .template import FOLDER, Function, Part, specialise
@@ -108,8 +107,8 @@ def source(
 def _numbers(size: int) -> dict[str, Part]:
     """Between the accumulators and memory."""
     names: tuple[str, ...] = (
-        "fragment_words", "own_places", "read_input", "take_input", "publish_states", "out_states",
-        "sending_lanes", "gather_row",
+        "place_fragment", "settle_fragments", "own_places", "read_input", "take_input",
+        "publish_states", "out_states", "sending_lanes", "gather_row",
     )  # fmt: skip
     if size == 2:
         names += ("pack_state", "out_state", "keep_exact")
@@ -178,10 +177,14 @@ def _chunks(z: Geometry) -> list[int]:
 def _load_resident(z: Geometry) -> str:
     """Fragments into registers, by way of shared memory. Each lane writes and reads its own 16
     bytes: no barrier until the place is used for other things."""
-    lines = [f"staging = shared_at(base, SUMS_AT + warp * {z.staged * 512} + lane * 16)"]
+    lines = [f"settle_fragments({z.in_shared}, resident)"] if z.in_shared else []
+    lines += [f"staging = shared_at(base, SUMS_AT + warp * {z.staged * 512} + lane * 16)"]
     first, names = 0, []
     for i, count in enumerate(_chunks(z)):
+        # copies come after what was read from their place before
+        lines += ["sync_warp(uint32(0xFFFFFFFF))"] if i else []
         lines += [f"fill_fragments(0, {first}, {count}, staging)"]
+        lines += [f"settle_fragments({count}, staging)"]
         lines += [f"part_{i} = read_{count}(staging)"]
         names.append(f"part_{i}")
         first += count
@@ -224,8 +227,8 @@ def _constants(
         "TAKERS": takers,
         "ALONE": int(z.alone),
         "MAIL_STEP": 4 * batch * 16 if z.alone else takers * 16,
-        "SLOTS": tensor_layout.MAIL_SLOTS,
-        "SLOT_BYTES": z.padded * batch * size,
+        "SLOTS": z.mail_slots,
+        "SLOT_BYTES": z.slot_bytes,
         "POLLS": z.k_steps // 2 if z.alone else -(-awaited // takers),
         "MOST_POLLS": MOST_POLLS,
         "POLLS_EXACT": int(z.alone or awaited % takers == 0),

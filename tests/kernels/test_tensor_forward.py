@@ -171,7 +171,7 @@ def test_exchange_through_l2_is_chosen_for_heads_that_no_cluster_holds():
 
 @pytest.mark.parametrize("splits", [1, 2])
 def test_slots_of_the_mailbox_serve_again(splits, monkeypatch):
-    monkeypatch.setattr(tensor_layout, "MAIL_SLOTS", 4)
+    monkeypatch.setattr(tensor_layout, "MAIL_BYTES", 2048)
     tensor.program.cache_clear()
     chosen = tiling(2, octets=2 if splits == 2 else 1, splits=splits, grid=True)
     check("lstm", "bfloat16", (2, 11, 1, 32), chosen, keep=False, schedule=5)

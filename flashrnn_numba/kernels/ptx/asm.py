@@ -166,6 +166,7 @@ def asm(
         returned = ir.LiteralStructType(out_types)
     values = [value for _, value in inputs]
     function = ir.FunctionType(returned, [value.type for value in values])
+    text = text.replace('"', r"\22")  # as LLVM writes a quote within quotes
     code = ir.InlineAsm(function, text, ",".join(constraints), side_effect=effects != "none")
     attributes = ("nounwind",) if effects == "none" else ("convergent", "nounwind")
     call = builder.call(code, values, attrs=attributes)

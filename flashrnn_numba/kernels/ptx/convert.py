@@ -126,3 +126,9 @@ def rcp_approx_ftz(t: Any, value: F32) -> F32:
 def held_u32(t: Any, value: U32) -> U32:
     """The value, held in a register: the compiler cannot compute it again where it is used."""
     return value
+
+
+@instruction('.pragma "nounroll";', section="pragma", effects="order")
+def not_unrolled(t: Any) -> None:
+    """At the top of a loop's body: the assembler does not write the loop out. It sees the count of
+    a loop through any moves, and the addresses of many rounds at once would take registers."""

@@ -275,8 +275,8 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
 
 
 def _register_limit(warps: Any) -> Any:
-    """What ptxas may give a thread, in steps of 8."""
-    return minimum(255, 2048 // warps // 8 * 8)
+    """What ptxas may give a thread, in steps of 8; it counts warps in fours."""
+    return minimum(255, 512 // -(-warps // 4) // 8 * 8)
 
 
 def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> Any:
@@ -286,7 +286,9 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> An
     accumulators = 4 * m_tiles * z.n_tiles * z.chains
     # partial sums come back into registers
     combined = minimum((z.splits - 1) * 8, 24)
-    fixed = 40 + 4 * EARLY + GRID_REGISTERS * z.grid
+    # what further pairs need; with several n tiles also words of s_0, of two pairs of k steps
+    crowd = 3 * counts.states * (own - 1) + minimum(z.n_tiles - 1, 1) * (20 * own - 8)
+    fixed = 40 + crowd + 4 * EARLY + GRID_REGISTERS * z.grid
     # what is fetched is in shared memory before the product begins, or takes part in it
     working = accumulators + maximum(combined, 4 * polls * z.alone)
     return fixed + own * pair + maximum(working, 4 * polls)
