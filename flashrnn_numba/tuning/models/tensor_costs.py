@@ -36,21 +36,24 @@ def _open(values: tuple[Any, ...]) -> bool:
 
 # -- forward, cycles -----------------------------------------------------------------------------
 
-STEP, WARP = 80, 51  # of each step; of each warp of a scheduler, in turn
+STEP, WARP = 188, 37  # of each step; of each warp of a scheduler, in turn
 # tenths of a cycle: shared memory gives 128 bytes a cycle at best
-FRAGMENT = 63  # of R, from shared memory
-COLUMNS = 23  # s_0 for one k step and n tile of a warp
-MMA, K_STEP = 83, 40  # to issue an mma; more, for each k step of a chain
-CHAINED = 250  # from one mma to the next that needs its result
-COMBINE = 54  # for warps that share sums: their barrier
-COMBINE_PART, COMBINE_TENTHS = 22, 24  # of each further part; tenths, of each of its numbers
-POINTWISE = 90  # percent of the cell's cycles
-# Exchange by st.async: cycles of an empty one, and cycles for 100 bytes that each CTA gives.
-EXCHANGE = {1: (50, 0), 2: (460, 10), 4: (500, 20), 8: (540, 42), 16: (720, 92)}
-L2_LATENCY = 1110  # until the first word of another CTA is there
-POLL = 78  # of each 16 bytes that a thread waits for
-L2_INTAKE = 5  # for 100 bytes into a CTA
-ALONE = 200  # less, where no shared memory and no barrier lie between the L2 cache and the product
+FRAGMENT = 59  # of R, from shared memory
+COLUMNS = 27  # s_0 for one k step and n tile of a warp
+MMA, K_STEP = 89, 74  # to issue an mma; more, for each k step of a chain
+CHAINED = 309  # from one mma to the next that needs its result
+STREAM = 193  # an mma whose fragment comes from shared memory, for its warp
+K_LATENCY = 131  # a k step of s_0 from shared memory, for its warp
+COMBINE = 101  # for warps that share sums: their barrier
+COMBINE_PART, COMBINE_TENTHS = 21, 19  # of each further part; tenths, of each of its numbers
+POINTWISE = 56  # percent of the cell's cycles
+# Exchange by st.async, beyond what is done meanwhile: cycles of an empty one, and cycles for 100
+# bytes that each CTA gives.
+EXCHANGE = {1: (50, 0), 2: (222, 10), 4: (189, 20), 8: (265, 52), 16: (6, 245)}
+L2_LATENCY = 983  # until the first word of another CTA is there
+POLL = 20  # of each 16 bytes that a thread waits for
+L2_INTAKE = 4  # for 100 bytes into a CTA
+ALONE = 98  # less, where no shared memory and no barrier lie between L2 and the product
 
 
 def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
@@ -61,7 +64,11 @@ def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
     loads = FRAGMENT * s.warps * s.in_shared + COLUMNS * columns
     issue = MMA * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
     issue = issue + K_STEP * s.k_steps // z.chains
-    product = maximum(loads, issue, CHAINED * s.k_steps // z.chains) // 10
+    resident = s.m_tiles * s.k_steps - s.in_shared
+    warp = MMA * resident * z.n_tiles + STREAM * s.in_shared * z.n_tiles
+    warp = warp + K_LATENCY * s.k_steps * (1 - z.alone)
+    chain = maximum(warp, CHAINED * s.k_steps // z.chains)
+    product = maximum(loads, issue, chain) // 10
     numbers = s.groups * s.pairs * counts.recurrent
     combine = (z.splits - 1) * (COMBINE_PART + COMBINE_TENTHS * numbers // 10)
     combine = combine + COMBINE * minimum(z.splits - 1, 1)
@@ -80,7 +87,7 @@ def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
 
 def exchange(z: Any, s: Any, rows: Any) -> Any:
     """Cycles until s_0 of so many rows is everywhere."""
-    given = rows * s.units * z.size
+    given = (s.batch if z.grid else rows) * s.units * z.size
     if z.grid:
         latency = L2_LATENCY - ALONE * z.alone
         return latency + POLL * s.polls + L2_INTAKE * z.cluster * given // 100
