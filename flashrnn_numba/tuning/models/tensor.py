@@ -33,7 +33,6 @@ AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 N_TILES = (1, 2, 4)
-GRID_REGISTERS = 32  # of a thread: addresses, and room for the schedule
 GRID_UNITS = (8, 16, 24, 32, 48, 64)  # of a CTA
 SPECIAL = {
     "sigmoid": 2,
@@ -105,9 +104,17 @@ def statement(
     B = batch_class(B)
     return Statement(
         partial(model, cell, B, H, D, device, spread, size),
-        {"grid": int(spread.grid), "size": size, "cluster": spread.blocks},
+        {
+            **{"grid": int(spread.grid), "size": size, "cluster": spread.blocks},
+            "ragged": ragged(D, size),
+        },
         least=at_least(cell, B, H, D, device, spread, size),
     )
+
+
+def ragged(D: int, size: int) -> int:
+    """1 where numbers are moved one by one, not 16 bytes at a time."""
+    return int(D * size % 16 != 0)
 
 
 def ways(D: int, device: Device) -> list[Spread]:
@@ -188,6 +195,7 @@ def model(
     z = SimpleNamespace(
         grid=int(grid),
         size=size,
+        ragged=ragged(D, size),
         cluster=c,
         n_tiles=p.variable("n_tiles", N_TILES),
         octets=p.variable("octets", octets),
@@ -288,7 +296,11 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> An
     combined = minimum((z.splits - 1) * 8, 24)
     # what further pairs need; with several n tiles also words of s_0, of two pairs of k steps
     crowd = 3 * counts.states * (own - 1) + minimum(z.n_tiles - 1, 1) * (20 * own - 8)
-    fixed = 40 + crowd + 4 * EARLY + GRID_REGISTERS * z.grid
+    # through L2: addresses; who takes s_0 alone computes few of them
+    through_l2 = (1 - z.alone) * (32 - 16 * minimum(z.n_tiles - 1, 1))
+    alone = maximum(2 * polls - 6, 0) + 12 * max(counts.states - 2, 0)
+    through_l2 = through_l2 + z.alone * alone + 16 * z.n_tiles * z.ragged
+    fixed = 40 + crowd + 4 * EARLY + z.grid * through_l2
     # what is fetched is in shared memory before the product begins, or takes part in it
     working = accumulators + maximum(combined, 4 * polls * z.alone)
     return fixed + own * pair + maximum(working, 4 * polls)

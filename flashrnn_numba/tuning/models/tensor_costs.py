@@ -36,24 +36,24 @@ def _open(values: tuple[Any, ...]) -> bool:
 
 # -- forward, cycles -----------------------------------------------------------------------------
 
-STEP, WARP = 188, 37  # of each step; of each warp of a scheduler, in turn
+STEP, WARP = 211, 22  # of each step; of each warp of a scheduler, in turn
 # tenths of a cycle: shared memory gives 128 bytes a cycle at best
-FRAGMENT = 59  # of R, from shared memory
-COLUMNS = 27  # s_0 for one k step and n tile of a warp
-MMA, K_STEP = 89, 74  # to issue an mma; more, for each k step of a chain
-CHAINED = 309  # from one mma to the next that needs its result
-STREAM = 193  # an mma whose fragment comes from shared memory, for its warp
-K_LATENCY = 131  # a k step of s_0 from shared memory, for its warp
-COMBINE = 101  # for warps that share sums: their barrier
-COMBINE_PART, COMBINE_TENTHS = 21, 19  # of each further part; tenths, of each of its numbers
-POINTWISE = 56  # percent of the cell's cycles
+FRAGMENT = 72  # of R, from shared memory
+COLUMNS = 10  # s_0 for one k step and n tile of a warp
+MMA, K_STEP = 104, 60  # to issue an mma; more, for each k step of a chain
+CHAINED = 324  # from one mma to the next that needs its result
+STREAM = 213  # an mma whose fragment comes from shared memory, for its warp
+K_LATENCY = 116  # a k step of s_0 from shared memory, for its warp
+COMBINE = 129  # for warps that share sums: their barrier
+COMBINE_PART, COMBINE_TENTHS = 19, 9  # of each further part; tenths, of each of its numbers
+POINTWISE = 51  # percent of the cell's cycles
 # Exchange by st.async, beyond what is done meanwhile: cycles of an empty one, and cycles for 100
 # bytes that each CTA gives.
-EXCHANGE = {1: (50, 0), 2: (222, 10), 4: (189, 20), 8: (265, 52), 16: (6, 245)}
-L2_LATENCY = 983  # until the first word of another CTA is there
-POLL = 20  # of each 16 bytes that a thread waits for
+EXCHANGE = {1: (50, 0), 2: (204, 10), 4: (174, 20), 8: (207, 64), 16: (2, 238)}
+L2_LATENCY = 1009  # until the first word of another CTA is there
+POLL = 3  # of each 16 bytes that a thread waits for
 L2_INTAKE = 4  # for 100 bytes into a CTA
-ALONE = 98  # less, where no shared memory and no barrier lie between L2 and the product
+ALONE = 76  # less, where no shared memory and no barrier lie between L2 and the product
 
 
 def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
@@ -97,23 +97,23 @@ def exchange(z: Any, s: Any, rows: Any) -> Any:
 
 # -- backward, nanoseconds -----------------------------------------------------------------------
 
-BASE = 67  # the late half, latency of the barrier, loop
+BASE = 59  # the late half, latency of the barrier, loop
 BARRIER = 14  # for each warp that meets at the barrier
-LATENCY = 87  # ldmatrix and a chain of mma
-PRODUCT = 116  # hundredths, of a fragment and n tile on all four tensor cores of an SM
-ONE_WARP = 384  # the same where one warp keeps one of the four busy
-STAGED = 140  # hundredths, of a fragment that comes from shared memory
+LATENCY = 86  # ldmatrix and a chain of mma
+PRODUCT = 74  # hundredths, of a fragment and n tile on all four tensor cores of an SM
+ONE_WARP = 538  # the same where one warp keeps one of the four busy
+STAGED = 217  # hundredths, of a fragment that comes from shared memory
 SPLIT = 52  # sums through shared memory, with a barrier
-EARLY_HALF = ((187, 94), (-680, 438))  # for so many items a lane: the larger of two lines
+EARLY_HALF = ((138, 136), (-521, 347))  # for so many items a lane: the larger of two lines
 EARLY_VALUES = 19  # that an LSTM's early half leaves to the late one: the lines are an LSTM's
-IDLE = 120  # in a cluster, where half of the threads have two units and the others none
-SENT, SENT_BLOCK, SENT_BYTES = 171, 3, 21  # an exchange in a cluster; a block; 1000 bytes
-THROUGH_L2 = 954  # what everybody gives everybody in a grid, however little
-TURN = 11  # of each letter that a thread waits for
-L2_BYTES = 25  # a ns, into one multiprocessor
-STRIP = 40  # of each further strip of m tiles
-MEMORY = 1960  # until inputs are there: more than `ahead` steps of less
-SHARED_SM = 15  # percent, for each further block on an SM: they hide each other's latency
+IDLE = 126  # in a cluster, where half of the threads have two units and the others none
+SENT, SENT_BLOCK, SENT_BYTES = 161, 4, 16  # an exchange in a cluster; a block; 1000 bytes
+THROUGH_L2 = 800  # what everybody gives everybody in a grid, however little
+TURN = 5  # of each letter that a thread waits for
+L2_BYTES = 21  # a ns, into one multiprocessor
+STRIP = 53  # of each further strip of m tiles
+MEMORY = 2022  # until inputs are there: more than `ahead` steps of less
+SHARED_SM = 2  # percent, for each further block on an SM: they hide each other's latency
 
 
 KINDS = ("tensor", "cluster", "grid")  # one CTA a head, a cluster, CTAs that exchange through L2
