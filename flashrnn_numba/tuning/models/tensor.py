@@ -138,19 +138,19 @@ def could_hold(cell: Cell, D: int, size: int, spread: Spread, device: Device) ->
 
 def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, size: int) -> int:
     """A bound of the cost from below: the product spread evenly over as many warps as there may be,
-    and the exchange, for each number of batch rows."""
+    and the exchange, for each number of batch rows and of warps."""
     counts, units = Counts.of(cell), -(-D // spread.blocks)
     at_once = groups_at_once(spread, device)
     found = []
-    for n_tiles, wide in itertools.product(N_TILES, (1, 2)):
+    for n_tiles, wide, warps in itertools.product(N_TILES, (1, 2), (4, 8, 12, 16)):
         z = SimpleNamespace(
             **{"grid": spread.grid, "size": size, "cluster": spread.blocks, "padded": D},
             **{"n_tiles": n_tiles, "spread": wide, "splits": 1, "chains": 2, "pack": 1, "alone": 1},
         )
         fragments = counts.recurrent * units * D * size // FRAGMENT_BYTES
         s = SimpleNamespace(
-            **{"warps": 1, "in_shared": 0, "groups": 1, "pairs": 1, "own": 1, "polls": 1},
-            **{"m_tiles": fragments // 4, "k_steps": 1, "units": units},
+            **{"warps": warps, "in_shared": 0, "groups": 1, "pairs": 1, "own": 1, "polls": 1},
+            **{"m_tiles": fragments // warps, "k_steps": 1, "units": units},
             batch=8 * n_tiles // wide,
         )
         found.append(costs.forward(counts, B, H, z, s, at_once))

@@ -36,24 +36,24 @@ def _open(values: tuple[Any, ...]) -> bool:
 
 # -- forward, cycles -----------------------------------------------------------------------------
 
-STEP, WARP = 211, 22  # of each step; of each warp of a scheduler, in turn
+STEP, WARP = 233, 22  # of each step; of each warp of a scheduler, in turn
 # tenths of a cycle: shared memory gives 128 bytes a cycle at best
-FRAGMENT = 72  # of R, from shared memory
-COLUMNS = 10  # s_0 for one k step and n tile of a warp
-MMA, K_STEP = 104, 60  # to issue an mma; more, for each k step of a chain
-CHAINED = 324  # from one mma to the next that needs its result
-STREAM = 213  # an mma whose fragment comes from shared memory, for its warp
-K_LATENCY = 116  # a k step of s_0 from shared memory, for its warp
-COMBINE = 129  # for warps that share sums: their barrier
-COMBINE_PART, COMBINE_TENTHS = 19, 9  # of each further part; tenths, of each of its numbers
+FRAGMENT = 77  # of R, from shared memory
+COLUMNS = 5  # s_0 for one k step and n tile of a warp
+MMA_WARP = 98  # an mma of a warp alone, tenths
+MMA, K_STEP = 86, 94  # to issue an mma; more, for each k step of a chain
+CHAINED = 298  # from one mma to the next that needs its result
+STREAM = 203  # an mma whose fragment comes from shared memory, for its warp
+K_LATENCY = 87  # a k step of s_0 from shared memory, for its warp
+COMBINE = 130  # for warps that share sums: their barrier
+COMBINE_PART, COMBINE_TENTHS = 2, 4  # of each further part; tenths, of each of its numbers
 POINTWISE = 51  # percent of the cell's cycles
 # Exchange by st.async, beyond what is done meanwhile: cycles of an empty one, and cycles for 100
 # bytes that each CTA gives.
-EXCHANGE = {1: (50, 0), 2: (204, 10), 4: (174, 20), 8: (207, 64), 16: (2, 238)}
-L2_LATENCY = 1009  # until the first word of another CTA is there
-POLL = 3  # of each 16 bytes that a thread waits for
+EXCHANGE = {1: (50, 0), 2: (200, 10), 4: (238, 20), 8: (181, 90), 16: (0, 277)}
+L2_LATENCY = 1151  # until the first word of another CTA is there
 L2_INTAKE = 4  # for 100 bytes into a CTA
-ALONE = 76  # less, where no shared memory and no barrier lie between L2 and the product
+ALONE = 54  # less, where no shared memory and no barrier lie between L2 and the product
 
 
 def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
@@ -65,7 +65,7 @@ def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
     issue = MMA * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
     issue = issue + K_STEP * s.k_steps // z.chains
     resident = s.m_tiles * s.k_steps - s.in_shared
-    warp = MMA * resident * z.n_tiles + STREAM * s.in_shared * z.n_tiles
+    warp = MMA_WARP * resident * z.n_tiles + STREAM * s.in_shared * z.n_tiles
     warp = warp + K_LATENCY * s.k_steps * (1 - z.alone)
     chain = maximum(warp, CHAINED * s.k_steps // z.chains)
     product = maximum(loads, issue, chain) // 10
@@ -90,7 +90,7 @@ def exchange(z: Any, s: Any, rows: Any) -> Any:
     given = (s.batch if z.grid else rows) * s.units * z.size
     if z.grid:
         latency = L2_LATENCY - ALONE * z.alone
-        return latency + POLL * s.polls + L2_INTAKE * z.cluster * given // 100
+        return latency + L2_INTAKE * z.cluster * given // 100
     latency, slope = EXCHANGE[z.cluster]
     return latency + slope * given // 100
 
