@@ -1,8 +1,9 @@
 """How long a time step of the portable fused kernel takes, in cycles.
 
 Everything works on integers and on the planner's expressions alike: the cost of a tiling and the
-time that a plan tells are the same arithmetic. The constants were fitted to 96 tilings measured on
-one H200 (LSTM, float32, 64 x 12 and 96 x 8, B 16); docs/notes/fused.md says how well they do.
+time that a plan tells are the same arithmetic. The constants were fitted to 161 measured times of
+tilings on H200s (LSTM, float32, 64 x 12 and 96 x 8, B 16); docs/notes/fused.md says how well they
+do.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from ..hardware import REGISTER_UNIT, SUBPARTITIONS, WARP, Device
 from .floors import plain_products_per_clock
 
 # cycles, in eighths where so named
-CHUNK = 15  # of a warp for each turn of the product's loop, beside loads and products
-LOAD = 36  # eighths: what a warp waits for each of its loads from shared memory
+PRODUCT = 5  # quarters: of a product's cycle, where all is at hand
+CHUNK = 10  # of a warp for each turn of the product's loop, beside loads and products
+LOAD = 34  # eighths: what a warp waits for each of its loads from shared memory
 WAVEFRONT = 5  # eighths: what 128 bytes from shared memory cost all warps; some are hidden
-STORE = 6  # of one partial sum of a thread
+STORE = 4  # of one partial sum of a thread
 BESIDE = 5  # eighths of a block's product: what it adds to the step of another on its SM
 STEP = 250  # estimate: barriers, and the way from one phase to the next
-GATE = {"forward": 250, "backward": 500}  # of the cell at one unit, by gate: mostly latency
+GATE = {"forward": 195, "backward": 435}  # of the cell at one unit, by gate: mostly latency
+FEW = 27_000  # shared by a block's threads: that fewer take longer was measured, not explained
 SLOTS = 16  # estimate: warps of an SM from which on the cell's instructions fill the latency
 
 
@@ -78,7 +81,9 @@ def product(cell: Cell, dtype: str, device: Device, z: Any, s: Any, own: Share) 
     lines = z.unit_tile * s.lines
     left = z.row_tile * numbers * form.real_bytes // 16
     pace = max(1, 128 // max(1, int(plain_products_per_clock(device, dtype))))
-    work = z.row_tile * lines * numbers * pace + lines * numbers * (form.per_word - 1)
+    work = z.row_tile * lines * numbers * pace * PRODUCT // 4 + lines * numbers * (
+        form.per_word - 1
+    )
     issue = work + lines + left + CHUNK
     warps, fullest = _warps(z, s, own.rows)
     others = 8 + BESIDE * (own.beside - 1)  # eighths of one block's work
@@ -105,7 +110,8 @@ def _warps(z: Any, s: Any, rows: Any) -> tuple[Any, Any]:
     warps = minimum(every, first + (z.split - 1) * further // WARP)
     # every how many schedulers one k-split follows another: 1, 2 or 4
     apart = _common(stride, 4 * WARP) // step
-    return warps, -(-warps // minimum(4, first * 4 // apart))
+    met = minimum(z.split * -(-first // 4), -(-z.split * apart // 4) * -(-first // apart))
+    return warps, maximum(-(-warps // 4), met * (1 - 1 // apart))
 
 
 def _common(number: Any, power: int) -> Any:
@@ -125,4 +131,5 @@ def pointwise(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any, own:
     turns = -(-outputs // z.threads)
     warps = -(-outputs // WARP) * own.beside
     # a barrier waits for every warp, also for those without work
-    return STEP + maximum(once * turns, once * warps // SLOTS) + z.threads // WARP
+    barriers = STEP + z.threads // WARP + FEW // z.threads
+    return barriers + maximum(once * turns, once * warps // SLOTS)
