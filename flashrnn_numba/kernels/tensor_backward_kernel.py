@@ -192,10 +192,14 @@ def tensor_backward(
     for i in unroll(ITEMS):
         if stored[i] != 0:
             # computed here: sums of 64 bits would stay in registers for all steps
-            again = int32(ptx.held_u32(uint32(beside[i])))
+            # (which sum must be opaque for that differs: ptxas would spill 4 bytes)
+            if RESETS:
+                again = int32(ptx.held_u32(uint32(beside[i])))
+            else:
+                again = int32(ptx.held_u32(uint32(unit_of[i // EACH] + beside[i])))
             for k in unroll(STATES):
                 at = (k * B + row0 + line[i // EACH]) * units + head * D
-                at += unit_of[i // EACH] + again
+                at += unit_of[i // EACH] + again if RESETS else again
                 total = carry[i * STATES + k]
                 if RESETS:
                     total += to_initial[i * STATES + k]

@@ -30,6 +30,8 @@ MAX_THREADS = 512
 MOST_OWN_TILES = 6  # of 16 units, of a block of a grid
 MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them, in a grid
 MAIL = 12  # registers: where partial sums go and come from
+# registers through L2: fragments that ptxas loads from shared memory early; of strips
+AHEAD_OF_USE, STRIPS = 28, 20
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
 
@@ -295,6 +297,8 @@ def model(
     if grid:
         # B and the sums of a strip, or letters; where to and from
         sending = maximum(sending + 2 * n_tiles * J * k_steps, 4 * turns + 4) + MAIL
+        sending = sending + AHEAD_OF_USE * minimum(staged, 1)
+        sending = sending + STRIPS * minimum(m_tiles // strip - 1, 1)
     need = 4 * resident * k_steps + sending
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
     cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
