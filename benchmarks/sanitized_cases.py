@@ -7,14 +7,35 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
+
+
+def through_l2(case: Any, forward: Any, backward: Any) -> None:
+    """What the solver would take for larger heads only, where the tools would need too long."""
+    from device_support import arrays_back, arrays_there  # type: ignore[import-not-found]
+    from gpu_support import compare  # type: ignore[import-not-found]
+
+    from flashrnn_numba.kernels import tensor, tensor_backward_run
+    from flashrnn_numba.kernels.machine import gpu
+
+    task, inputs, dstates, dlast = arrays_there(case)
+    states, last, kept = tensor.forward(gpu(), task, inputs, True, forward)
+    gradients = tensor_backward_run.run_backward(
+        gpu(), task, inputs, kept, dstates, dlast, backward
+    )
+    compare(case, *arrays_back(states, last, gradients))
+    print("agrees: through L2", case, forward)
 
 
 def main() -> None:
     sys.path += [str(TESTS / "kernels"), str(TESTS / "gpu")]
     from device_support import run  # type: ignore[import-not-found]
     from gpu_support import Case, compare  # type: ignore[import-not-found]
+
+    from flashrnn_numba.kernels.tensor_backward import Tiling as Backward
+    from flashrnn_numba.kernels.tensor_layout import Tiling as Forward
 
     cases = [
         Case("lstm", "float32", B=5, T=4, H=3, D=20, strided=True, clip=0.5),
@@ -28,6 +49,9 @@ def main() -> None:
         Case("lstm", "bfloat16", B=9, T=4, H=1, D=256),
         Case("gru", "float16", B=3, T=3, H=1, D=200),
     ]
+    blocks = Backward(4, 8, 1, each=1, half=True, grid=True)
+    for tiling in (Forward(4, 1, 2, 2, 99, 1, grid=True), Forward(2, 1, 1, 2, 99, 1, grid=True)):
+        through_l2(Case("lstm", "bfloat16", B=11, T=6, H=1, D=64), tiling, blocks)
     for case in tensor_cases:
         compare(case, *run(case, "fused"))
         print("agrees:", "fused", case)

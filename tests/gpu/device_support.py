@@ -28,14 +28,21 @@ def poison() -> None:
 
 def run(case: Case, backend: str) -> tuple[Any, Any, Gradients]:
     """All results of a call, as NumPy arrays."""
-    task, inputs, dstates, dlast = build(case)
-    task = replace(task, kind="cupy")
-    inputs = type(inputs)(*(to_backend(a, "cupy") for a in inputs))
-    dstates, dlast = to_backend(dstates, "cupy"), to_backend(dlast, "cupy")
+    task, inputs, dstates, dlast = arrays_there(case)
     chosen = backends.choose(task, backend)
     poison()
     states, last, kept = chosen.forward(task, inputs, keep=True)
-    gradients = chosen.backward(task, inputs, kept, dstates, dlast)
+    return arrays_back(states, last, chosen.backward(task, inputs, kept, dstates, dlast))
+
+
+def arrays_there(case: Case) -> tuple[Any, Any, Any, Any]:
+    """The case's task, inputs and gradients of its outputs, on the GPU."""
+    task, inputs, dstates, dlast = build(case)
+    inputs = type(inputs)(*(to_backend(a, "cupy") for a in inputs))
+    return replace(task, kind="cupy"), inputs, *(to_backend(a, "cupy") for a in (dstates, dlast))
+
+
+def arrays_back(states: Any, last: Any, gradients: Gradients) -> tuple[Any, Any, Gradients]:
     host = [None if a is None else np.asarray(from_backend(a)) for a in gradients]
     return from_backend(states), from_backend(last), Gradients(*host)
 
