@@ -111,7 +111,7 @@ def rows_of_group(task: Task, tiling: Tiling, device: Device) -> int:
     if tiling.cluster == 1:
         return tiling.batch
     at_once = max(1, groups_at_once(tiling, device) // task.H)
-    return min(tiling.batch, -(-task.B // at_once))
+    return max(1, min(tiling.batch, -(-task.B // at_once)))
 
 
 def groups_at_once(tiling: Tiling, device: Device) -> int:

@@ -192,6 +192,15 @@ def test_short_sequences(T, chosen):
     check("lstm", "bfloat16", (2, T, 1, 16), chosen, schedule=0)
 
 
+@pytest.mark.parametrize("chosen", [tiling(1), tiling(2), tiling(2, grid=True)], ids=repr)
+def test_no_batch_rows(chosen):
+    problem = random_problem(get_cell("lstm"), "bfloat16", (0, 3, 2, 16))
+    task, machine = oracle_task(problem.cell, problem.inputs), EmulatedMachine()
+    states, last, _ = tensor.forward(machine, task, problem.inputs, True, chosen)
+    assert states.shape == (2, 0, 3, 2, 16)
+    assert last.shape == (2, 0, 1, 2, 16)
+
+
 def test_strided_and_broadcast_inputs_are_read_in_place():
     problem = random_problem(get_cell("lstm"), "bfloat16", (3, 3, 2, 16))
     given = problem.inputs

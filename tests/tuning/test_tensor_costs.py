@@ -1,0 +1,47 @@
+"""The tensor-core kernels' costs against tilings that were timed on an H200, forward in
+ranking-tensor-h200.json (the first run was of an older kernel), backward in both runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ranking import spearman
+from flashrnn_numba.cells import get_cell
+from flashrnn_numba.tuning import Device
+from flashrnn_numba.tuning.models import tensor, tensor_backward
+from flashrnn_numba.tuning.models.tensor_costs import Spread
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+H200 = Device.named("H200")
+LSTM = get_cell("lstm")
+
+
+def timed():
+    for name, directions in (
+        ("ranking-h200.json", ("backward",)),
+        ("ranking-tensor-h200.json", ("forward", "backward")),
+    ):
+        for row in json.loads((RESULTS / name).read_text())["compared"]:
+            if row["direction"] in directions and row["dtype"] == "bfloat16":
+                yield pytest.param(
+                    row, id=f"{row['kernel']} {row['direction']} {row['D']} {row['B']}"
+                )
+
+
+def predicted(row, solution):
+    """None where registers are counted otherwise now, and the tiling is not allowed."""
+    shape = LSTM, row["B"], row["H"], row["D"], H200
+    spread = Spread(solution["cluster"], bool(solution["grid"]))
+    if row["direction"] == "forward":
+        return tensor.statement(*shape, spread).value({"ragged": 0} | solution)
+    return tensor_backward.statement(*shape, spread, solution["tile"]).value({"size": 2} | solution)
+
+
+@pytest.mark.parametrize("row", list(timed()))
+def test_the_model_ranks_what_was_timed(row):
+    every = [(predicted(row, t["solution"]), t["ms"]) for t in row["times"]]
+    found = [(cost, ms) for cost, ms in every if cost is not None]
+    assert len(found) > len(every) // 2
+    assert spearman(*zip(*found, strict=True)) > 0.5
+    assert min(found)[1] < 1.1 * min(ms for _, ms in found)
