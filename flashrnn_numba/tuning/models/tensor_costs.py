@@ -112,8 +112,8 @@ THROUGH_L2 = 800  # what everybody gives everybody in a grid, however little
 TURN = 5  # of each letter that a thread waits for
 L2_BYTES = 21  # a ns, into one multiprocessor
 STRIP = 53  # of each further strip of m tiles
-MEMORY = 2022  # until inputs are there: more than `ahead` steps of less
-SHARED_SM = 2  # percent, for each further block on an SM: they hide each other's latency
+MEMORY = 1200  # until inputs are there: more than `ahead` steps of less
+SHARED_SM = 38  # percent, for each further block on an SM
 
 
 KINDS = ("tensor", "cluster", "grid")  # one CTA a head, a cluster, CTAs that exchange through L2
