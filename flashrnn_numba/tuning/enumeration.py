@@ -186,9 +186,11 @@ def enumerate_all(
         size = _Size()
         for part, _ in parts:
             size.check(part)
-        for expression in others:
+        table = _joined(variables, parts)
+        # of a table without rows nothing is asked
+        for expression in others if table.rows else ():
             size.span(expression)
-        return _joined(variables, parts)
+        return table
     except TooLargeError:
         return None
 

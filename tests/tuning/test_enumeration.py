@@ -90,3 +90,12 @@ def test_quotients_and_minima_keep_large_numbers_small():
     p.require(a * b < 0)
     assert p.solve(minimize=cost) is not None
     assert p.stats.nodes > 0
+
+
+def test_without_a_solution_a_large_objective_is_not_looked_at():
+    """A search would translate it first, which takes longer than to see that nothing fits."""
+    p = Problem()
+    a, b = p.variable("a", range(1, 50)), p.variable("b", range(1, 50))
+    p.require(a * b == 53)
+    assert p.solve(minimize=(a + b) ** 40) is None
+    assert p.stats.rows > 0 == p.stats.nodes
