@@ -1,4 +1,4 @@
-"""The tensor-core forward: what the "fused" backend calls for 16-bit dtypes where a tiling exists.
+"""The tensor-core forward: what the "fused" backend calls where a tiling exists.
 
 tensor_forward.py is the kernel, tensor_source.py fits it to a cell, tuning/models/tensor.py picks
 the tiling. What it keeps for backward is what the portable kernel keeps (passes.Kept).

@@ -13,8 +13,7 @@ A step:
 
 Inputs and states pass through tiles in shared memory, so that global memory sees 16 bytes a thread,
 whole rows side by side. Who fetches or writes them is not who computes with them; what orders the
-two is the step's one barrier of the block: at its end with one CTA, in combine_splits where warps
-share a sum, else after s_0 has arrived.
+two is the barrier of the block that ends a step.
 
 In the accumulators a thread has unit `group` and rows 2 quad and 2 quad + 1 of a pair (octet, n
 tile); in memory units are neighbours. tensor_numbers_16.py and tensor_numbers_32.py lead from one
@@ -78,7 +77,7 @@ def tensor_forward(
     fill_buffers()
     open_exchange()
 
-    # what this thread owns: see "two views" above
+    # what this thread owns
     row_of = cuda.local.array(OWN * COLUMNS, int32)
     unit_of = cuda.local.array(OWN, int32)
     place_of = cuda.local.array(OWN, uint32)

@@ -13,12 +13,12 @@ all bits set; conversion from float32 makes other ones.
 A slot serves again SLOTS steps later, so that the mailbox stays in the L2 cache. Who has received
 all of s_t knows that all have read s_{t-1}, and puts NOTHING over its own words of it. That this is
 seen before the slot's next s_0 is asked for takes two fences in between, of the writer and after it
-of the reader: every thread has one in SLOTS / 4 steps.
+of the reader: every thread has one in SLOTS / 4 steps, so both lie in the first half of SLOTS + 4.
 
 Warps that share a sum over k wait only for their own part of s_0. Where several warps need a part
 they take turns in fetching it, into shared memory. Where one warp alone needs it (ALONE) it goes
 from L2 straight into registers as the columns of the product: 16 bytes of one batch row are two k
-steps of a lane, for which the columns of R are in the same order (fragment_words).
+steps of a lane, for which the columns of R are in the same order (place_fragment).
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841
@@ -47,6 +47,7 @@ def await_exchange():
     """s_0 into this step's buffer, or, ALONE, into `arrived`. What the warps of a split fetch only
     they read."""
     if ALONE:
+        # the first s_0, and in every step zeros for batch rows that are not there
         for i in unroll(POLLS):
             first = ld_shared_v4_u32(shared_at(mail_to, i * 64))
             for w in unroll(4):
@@ -103,7 +104,8 @@ def fetch_mail(i):
 
 
 def send_word(place, word):
-    """A word of the new s_0, and NOTHING over that of the step before."""
+    """A word of s_{t+1}, and NOTHING over that of s_{t-1}, which everybody has read: all of s_t is
+    here. s_{t+1} stands in slot t."""
     if t + 1 < T:
         slot_out = global_at(mail, int64(t & SLOTS - 1) * SLOT_BYTES + (place))
         st_relaxed_gpu_u32(slot_out, word)

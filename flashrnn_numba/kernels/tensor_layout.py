@@ -31,7 +31,9 @@ N_TILE = 8  # batch rows of one mma
 K_BYTES = 32  # previous units of one mma: 16 numbers of 16 bits, 8 of tf32
 WARP = 32
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
-MAIL_BYTES = 4 << 20  # of the mailbox of CTAs that exchange through L2: all groups' stay in L2
+# of the mailbox of a group of CTAs that exchange through L2: at most, and for each of the CTAs, so
+# that the mailboxes of all groups stay in the L2 cache
+MAIL_BYTES, MAIL_SHARE = 4 << 20, 128 << 10
 # our names -> those of ptx; float32 where TF32 is asked for
 FORMATS = {"bfloat16": "bf16", "float16": "f16", "float32": "tf32"}
 
@@ -112,8 +114,9 @@ def padded_head(D: int, cluster: int, octets: int, splits: int, size: int = 2) -
 
 
 def parts(tiling: Tiling) -> int:
-    """In how many parts s_0 arrives: warps that share a sum over k each wait for their own."""
-    if tiling.grid or (tiling.cluster > 1 and tiling.cluster % tiling.splits == 0):
+    """In how many parts s_0 arrives in a cluster: warps that share a sum over k each wait for their
+    own."""
+    if tiling.cluster > 1 and tiling.cluster % tiling.splits == 0:
         return tiling.splits
     return 1
 
@@ -124,10 +127,11 @@ def state_buffers(tiling: Tiling) -> int:
     return 1 if tiling.grid else 2
 
 
-def mail_slots(slot_bytes: int) -> int:
-    """Steps whose s_0 a mailbox holds: a power of 2, because of the fences (one in slots / 4 steps,
-    a microsecond or two) as many as there is room for."""
-    return max(4, min(1024, 1 << (MAIL_BYTES // slot_bytes).bit_length() - 1))
+def mail_slots(slot_bytes: int, cluster: int) -> int:
+    """Steps whose s_0 a mailbox holds: a power of 2, from 8 on (tensor_grid_exchange.py), and as
+    many as there is room for: a fence takes a microsecond or two, and comes in slots / 4 steps."""
+    room = min(MAIL_BYTES, MAIL_SHARE * cluster) // slot_bytes
+    return max(8, min(1024, 1 << max(room, 1).bit_length() - 1))
 
 
 def geometry(
@@ -183,7 +187,7 @@ def geometry(
         staged=staged,
         shared_bytes=total,
         slot_bytes=padded * batch * size,
-        mail_slots=mail_slots(padded * batch * size),
+        mail_slots=mail_slots(padded * batch * size, z.cluster),
     )
 
 

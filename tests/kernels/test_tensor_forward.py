@@ -169,12 +169,20 @@ def test_exchange_through_l2_is_chosen_for_heads_that_no_cluster_holds():
     assert machine.launched[0].cooperative
 
 
-@pytest.mark.parametrize("splits", [1, 2])
-def test_slots_of_the_mailbox_serve_again(splits, monkeypatch):
-    monkeypatch.setattr(tensor_layout, "MAIL_BYTES", 2048)
+@pytest.mark.parametrize(
+    ("chosen", "options"),
+    [
+        (tiling(2, grid=True), {}),
+        (tiling(2, octets=2, splits=2, grid=True), {"reset": True, "lengths": True}),
+        (tiling(4, splits=1, grid=True), {"reset": True}),  # alone
+        (tiling(2, octets=2, splits=1, spread=2, grid=True), {}),  # alone
+    ],
+    ids=repr,
+)
+def test_slots_of_the_mailbox_serve_again(chosen, options, monkeypatch):
+    monkeypatch.setattr(tensor_layout, "MAIL_BYTES", 0)
     tensor.program.cache_clear()
-    chosen = tiling(2, octets=2 if splits == 2 else 1, splits=splits, grid=True)
-    check("lstm", "bfloat16", (2, 11, 1, 32), chosen, keep=False, schedule=5)
+    check("lstm", "bfloat16", (2, 19, 1, 32), chosen, keep=False, schedule=5, **options)
     tensor.program.cache_clear()
 
 

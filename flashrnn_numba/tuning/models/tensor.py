@@ -299,8 +299,8 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> An
     # through L2: addresses; who takes s_0 alone computes few of them
     more = max(counts.states - 2, 0)
     through_l2 = (1 - z.alone) * (32 - 16 * minimum(z.n_tiles - 1, 1) + 4 * more)
-    alone = maximum(2 * polls - 6, 0) + 12 * more
-    through_l2 = through_l2 + z.alone * alone + 16 * z.n_tiles * z.ragged
+    columns_too = maximum(2 * polls - 6, 0) + 12 * more
+    through_l2 = through_l2 + z.alone * columns_too + 16 * z.n_tiles * z.ragged
     fixed = 40 + crowd + 4 * EARLY + z.grid * through_l2
     # what is fetched is in shared memory before the product begins, or takes part in it
     working = accumulators + maximum(combined, 4 * polls * z.alone)
