@@ -12,7 +12,9 @@ from typing import Any
 
 from ..cells import Cell
 from ..tuning import Device
+from ..tuning.models import tensor as model
 from ..tuning.models.tensor import choose_tiling
+from ..tuning.models.tensor_costs import Spread
 from ..tuning.winners import winner
 from . import gpu
 from .interface import Inputs, Task
@@ -116,9 +118,7 @@ def rows_of_group(task: Task, tiling: Tiling, device: Device) -> int:
 
 def groups_at_once(tiling: Tiling, device: Device) -> int:
     """How many heads or batch tiles the device works on at a time, at one CTA an SM."""
-    if tiling.grid:
-        return device.sms // tiling.cluster
-    return device.resident_clusters(tiling.cluster)
+    return model.groups_at_once(Spread(tiling.cluster, tiling.grid), device)
 
 
 def _prepare_launches(

@@ -13,7 +13,8 @@ all bits set; conversion from float32 makes other ones.
 A slot serves again SLOTS steps later, so that the mailbox stays in the L2 cache. Who has received
 all of s_t knows that all have read s_{t-1}, and puts NOTHING over its own words of it. That this is
 seen before the slot's next s_0 is asked for takes two fences in between, of the writer and after it
-of the reader: every thread has one in SLOTS / 4 steps, so both lie in the first half of SLOTS + 4.
+of the reader. Every thread has one in SLOTS / 4 steps, so both have been SLOTS / 2 + 2 steps after
+s_{t-1} was sent; SLOTS is 8 at least.
 
 Warps that share a sum over k wait only for their own part of s_0. Where several warps need a part
 they take turns in fetching it, into shared memory. Where one warp alone needs it (ALONE) it goes

@@ -164,6 +164,7 @@ def geometry(
     barriers_at = max(barriers_at, sums_at + staged * staging)
     fragments_at = barriers_at + 16 * z.splits
     total = fragments_at + warps * in_shared * FRAGMENT_BYTES
+    slot_bytes = padded * batch * size
     return Geometry(
         padded=padded,
         units=units,
@@ -186,8 +187,8 @@ def geometry(
         fragments_at=fragments_at,
         staged=staged,
         shared_bytes=total,
-        slot_bytes=padded * batch * size,
-        mail_slots=mail_slots(padded * batch * size, z.cluster),
+        slot_bytes=slot_bytes,
+        mail_slots=mail_slots(slot_bytes, z.cluster),
     )
 
 

@@ -57,8 +57,10 @@ def streamed_mma(
     parameters = {"fragments": Registers("u32", 4 * registers)} if registers else {}
     parameters |= {"early": Registers("u32", 4 * ahead)} if ahead else {}
     parameters |= {"shared": Registers("u32")}
-    parameters |= {"b": Registers("u32")} if row_bytes else {}
-    parameters |= {} if row_bytes else {"columns": Registers("u32", 2 * n_tiles * k_steps)}
+    if row_bytes:
+        parameters |= {"b": Registers("u32")}
+    else:
+        parameters |= {"columns": Registers("u32", 2 * n_tiles * k_steps)}
     names = list(parameters)
 
     def emit(builder: Any, operands: dict[str, list[Any]]) -> list[Any]:

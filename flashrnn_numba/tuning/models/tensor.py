@@ -102,12 +102,10 @@ def statement(
     cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, size: int = 2
 ) -> Statement:
     B = batch_class(B)
+    fixed = {"grid": int(spread.grid), "size": size, "cluster": spread.blocks}
     return Statement(
         partial(model, cell, B, H, D, device, spread, size),
-        {
-            **{"grid": int(spread.grid), "size": size, "cluster": spread.blocks},
-            "ragged": ragged(D, size),
-        },
+        fixed | {"ragged": ragged(D, size)},
         least=at_least(cell, B, H, D, device, spread, size),
     )
 

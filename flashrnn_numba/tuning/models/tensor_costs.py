@@ -21,6 +21,20 @@ GRID_MARGIN = 3
 LAUNCH_NS = 10
 
 
+KINDS = ("tensor", "cluster", "grid")  # one CTA a head, a cluster, CTAs that exchange through L2
+
+
+class Spread(NamedTuple):
+    """The CTAs that share a head: a cluster or, with `grid`, CTAs of a cooperative launch."""
+
+    blocks: int
+    grid: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "grid" if self.grid else "cluster" if self.blocks > 1 else "tensor"
+
+
 def minimum(*values: Any) -> Any:
     """Of numbers or of expressions."""
     return expressions.minimum(*values) if _open(values) else min(values)
@@ -114,20 +128,6 @@ L2_BYTES = 21  # a ns, into one multiprocessor
 STRIP = 53  # of each further strip of m tiles
 MEMORY = 1200  # until inputs are there: more than `ahead` steps of less
 SHARED_SM = 38  # percent, for each further block on an SM
-
-
-KINDS = ("tensor", "cluster", "grid")  # one CTA a head, a cluster, CTAs that exchange through L2
-
-
-class Spread(NamedTuple):
-    """The CTAs that share a head: a cluster or, with `grid`, CTAs of a cooperative launch."""
-
-    blocks: int
-    grid: bool = False
-
-    @property
-    def kind(self) -> str:
-        return "grid" if self.grid else "cluster" if self.blocks > 1 else "tensor"
 
 
 def backward(spread: Spread, z: SimpleNamespace) -> Any:
