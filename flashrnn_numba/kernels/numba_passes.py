@@ -5,6 +5,8 @@ alive joins sets of names until nothing changes, its SSA pass walks through the 
 for each variable with several assignments, and each of a thousand sums of two integers is looked up
 among all that `+` can mean. This is more than half of a kernel's compile time; with sets of bits,
 only the blocks that mention a variable, and a memory of what was looked up, a tenth of it remains.
+Two passes find nothing to do here and are left out: kernels have no closures, and no arithmetic on
+whole arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ Names = Mapping[Any, set[str]]  # by a block's label
 def quick_passes() -> Iterator[None]:
     """Numba compiles with them, for a while."""
     from numba.core.types.functions import BaseFunction
-    from numba.cuda.core import analysis, ssa, untyped_passes
+    from numba.cuda.core import analysis, ssa, typed_passes, untyped_passes
+    from numba.cuda.lowering import Lower
 
     with _lock, ExitStack() as stack:
         for place, name, quick in (
@@ -31,6 +34,9 @@ def quick_passes() -> Iterator[None]:
             (ssa, "_run_ssa", run_ssa),
             (untyped_passes, "fixup_var_define_in_scope", define_in_scopes),
             (BaseFunction, "get_call_type", remembering(BaseFunction.get_call_type)),
+            (untyped_passes.InlineClosureLikes, "run_pass", nothing_to_do),
+            (typed_passes.NopythonRewrites, "run_pass", nothing_to_do),
+            (Lower, "_find_singly_assigned_variable", find_singly_assigned),
         ):
             stack.callback(setattr, place, name, getattr(place, name))
             setattr(place, name, quick)
@@ -131,6 +137,29 @@ def define_in_scopes(blocks: Mapping) -> None:
         for name, variable in variables.items():
             if name not in scope.localvars:
                 scope.localvars.define(name, variable)
+
+
+def nothing_to_do(self: Any, state: Any) -> bool:
+    """A pass that changes nothing."""
+    return False
+
+
+def find_singly_assigned(lower: Any) -> None:
+    """As numba.cuda.lowering.Lower._find_singly_assigned_variable: variables with one assignment,
+    used in its block alone, need no memory. Assignments are counted once, not for each variable."""
+    from numba.cuda.core import ir
+    from numba.cuda.core.analysis import compute_use_defs, must_use_alloca
+
+    lower._singly_assigned_vars, lower._blk_local_varmap = set(), {}
+    if lower.func_ir.func_id.is_generator:
+        return
+    blocks = lower.func_ir.blocks
+    elsewhere = set().union(*compute_use_defs(blocks).usemap.values(), must_use_alloca(blocks))
+    count: dict[str, int] = defaultdict(int)
+    for block in blocks.values():
+        for statement in block.find_insts(ir.assign_types):
+            count[statement.target.name] += 1
+    lower._singly_assigned_vars = {n for n, times in count.items() if times == 1} - elsewhere
 
 
 def remembering(get_call_type: Callable[..., Any]) -> Callable[..., Any]:

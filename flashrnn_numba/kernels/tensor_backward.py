@@ -173,9 +173,9 @@ def joined(low, high):
 
 
 @cuda.jit(device=True)
-def absent(low, high, expected):
-    """Whether the marks of two messages are others than expected."""
-    return uint32(uint32((low ^ expected) | (high ^ expected)) & uint32(1)) != uint32(0)
+def differences(low, high, expected):
+    """Bit 0: whether the marks of two messages are others than expected."""
+    return uint32((low ^ expected) | (high ^ expected))
 
 
 '''

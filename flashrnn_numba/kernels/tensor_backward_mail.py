@@ -98,21 +98,21 @@ def take_mail() -> None:
 
 
 def await_letters(r) -> None:
-    """The letters of a round: all on their way before the first is looked at."""
+    """The letters of a round: all on their way before the first is looked at, and all again while
+    one is missing."""
     for i in unroll(TURNS):
         # what nobody sends: zeros that are there
         low[i] = expected
         high[i] = expected
-        if EXACT or sender + ((r) * TURNS + i) * TAKERS < CLUSTER:
-            open_letter((r) * TURNS + i, i)
-    missing = int32(1)
+    wrong = uint32(1)
     asked = int32(0)
-    while missing != 0:
-        missing = int32(0)
+    while wrong & uint32(1) != uint32(0):
         for i in unroll(TURNS):
-            if absent(low[i], high[i], expected):
-                missing = int32(1)
+            if EXACT or sender + ((r) * TURNS + i) * TAKERS < CLUSTER:
                 open_letter((r) * TURNS + i, i)
+        wrong = uint32(0)
+        for i in unroll(TURNS):
+            wrong |= differences(low[i], high[i], expected)
         asked = int32(asked + 1)
         if asked > MOST_POLLS:
             ptx.trap()

@@ -33,7 +33,9 @@ def open_exchange():
     mail_row = taker % BATCH
     chunk = split * (K_STEPS * 2) + taker // BATCH
     if ALONE:
-        mail_row = group // SPREAD
+        # lanes of rows that are not there do as those of the last one do: nobody looks at their
+        # columns, and the warp stays together
+        mail_row = min(group // SPREAD, int64(rows - 1))
         chunk = split * (K_STEPS * 2) + quad
     mail_from = (chunk * BATCH + mail_row) * 16
     mail_to = shared_at(base, mail_row * PITCH + chunk * 16)
@@ -47,40 +49,73 @@ def open_exchange():
 def await_exchange():
     """s_0 into this step's buffer, or, ALONE, into `arrived`. What the warps of a split fetch only
     they read."""
-    if ALONE:
-        # the first s_0, and in every step zeros for batch rows that are not there
-        for i in unroll(POLLS):
-            first = ld_shared_v4_u32(shared_at(mail_to, i * 64))
-            for w in unroll(4):
-                arrived[i * 4 + w] = first[w]
+    # where send_word writes, while there is time
+    slot_out = held_u64(global_at(mail, int64(t & SLOTS - 1) * SLOT_BYTES))
+    slot_old = held_u64(global_at(mail, int64(t - 2 & SLOTS - 1) * SLOT_BYTES))
+    more = held_u32(uint32(t + 1 < T))
     if t > 0:
         if t % (SLOTS // 4) == 0:
             fence_gpu()
         slot_in = global_at(mail, int64(t - 1 & SLOTS - 1) * SLOT_BYTES)
-        if awaited:
-            # all on their way before the first is looked at
-            for i in unroll(POLLS):
-                if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
-                    fetch_mail(i)
-            missing = uint32(1)
-            asked = uint32(0)
-            while missing != uint32(0):
-                missing = uint32(0)
-                for i in unroll(POLLS):
-                    if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
-                        nothing = uint32(0)
-                        for w in unroll(4):
-                            if arrived[i * 4 + w] == uint32(0xFFFFFFFF):
-                                nothing = uint32(1)
-                        if nothing != uint32(0):
-                            fetch_mail(i)
-                            missing = uint32(1)
-                asked = uint32(asked + uint32(1))
-                if asked > uint32(MOST_POLLS):
-                    trap()
-        if ALONE == 0:
+        if ALONE:
+            await_part()
+        else:
+            if awaited:
+                await_pieces()
             store_mail()
             named_barrier_sync(uint32(1 + split), uint32(TAKERS))
+    elif ALONE:
+        for i in unroll(POLLS):
+            first_s0 = ld_shared_v4_u32(shared_at(mail_to, i * 64))
+            for w in unroll(4):
+                arrived[i * 4 + w] = first_s0[w]
+
+
+def await_part():
+    """A warp's whole part at once: what counts is the time from its arrival to the product."""
+    largest = uint32(NOTHING)
+    asked = uint32(0)
+    again = True
+    while again:
+        for i in unroll(POLLS):
+            fetch_mail(i)
+        largest = uint32(0)
+        for i in unroll(POLLS):
+            take_largest(i)
+        again = cuda.any_sync(0xFFFFFFFF, largest == uint32(NOTHING))
+        asked = uint32(asked + uint32(1))
+        if asked > uint32(MOST_POLLS):
+            trap()
+
+
+def await_pieces():
+    """Piece by piece: many bytes are on their way, and none shall come twice."""
+    # all on their way before the first is looked at
+    for i in unroll(POLLS):
+        if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
+            fetch_mail(i)
+    missing = uint32(1)
+    asked = uint32(0)
+    while missing != uint32(0):
+        missing = uint32(0)
+        for i in unroll(POLLS):
+            if POLLS_EXACT or taker + i * TAKERS < PART_CHUNKS:
+                largest = uint32(0)
+                take_largest(i)
+                if largest == uint32(NOTHING):
+                    fetch_mail(i)
+                    missing = uint32(1)
+        asked = uint32(asked + uint32(1))
+        if asked > uint32(MOST_POLLS):
+            trap()
+
+
+def take_largest(i):
+    """NOTHING is the largest word: it is among these if it is their maximum."""
+    largest = max(
+        max(largest, max(arrived[(i) * 4], arrived[(i) * 4 + 1])),
+        max(arrived[(i) * 4 + 2], arrived[(i) * 4 + 3]),
+    )
 
 
 def store_mail():
@@ -106,10 +141,7 @@ def fetch_mail(i):
 
 def send_word(place, word):
     """A word of s_{t+1}, and NOTHING over that of s_{t-1}, which everybody has read: all of s_t is
-    here. s_{t+1} stands in slot t."""
-    if t + 1 < T:
-        slot_out = global_at(mail, int64(t & SLOTS - 1) * SLOT_BYTES + (place))
-        st_relaxed_gpu_u32(slot_out, word)
-    if t > 1:
-        slot_out = global_at(mail, int64(t - 2 & SLOTS - 1) * SLOT_BYTES + (place))
-        st_relaxed_gpu_u32(slot_out, uint32(0xFFFFFFFF))
+    here. s_{t+1} stands in slot t. (Before step 2 there is NOTHING already.)"""
+    if more != uint32(0):
+        st_relaxed_gpu_u32(global_at(slot_out, int64(place)), word)
+    st_relaxed_gpu_u32(global_at(slot_old, int64(place)), uint32(NOTHING))

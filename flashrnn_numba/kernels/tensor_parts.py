@@ -10,9 +10,12 @@ from __future__ import annotations
 # before the first step --------------------------------------------------------------------------
 
 
-def fill_fragments(streamed, first, count, target):
+def fill_fragments(
+    first, count, target, R, r_strides, r_base, head, unit0, split, group, quad
+):
     """Fragments of R from global memory to `target`, this lane's place in shared memory, where they
-    are after settle_fragments.
+    are after settle_fragments. A device function (tensor_source.py): its text is compiled once,
+    however often it is called.
 
     Numbered in the order of use (ptx.streamed_mma): in each k step the first RESIDENT m tiles (one
     more in the first MORE steps) are in registers, the others are streamed.
@@ -24,16 +27,16 @@ def fill_fragments(streamed, first, count, target):
         index = first + int64(f)
         width = RESIDENT + 1
         begin = int64(0)
-        if streamed:
+        if STREAMED:
             width = max(1, M_TILES - RESIDENT - 1)
             begin = int64(RESIDENT + 1)
         long = MORE * (RESIDENT + 1)
-        if streamed:
+        if STREAMED:
             long = MORE * (M_TILES - RESIDENT - 1)
         k_index = index // width
         m = begin + index % width
         if index >= long:
-            if streamed:
+            if STREAMED:
                 k_index = MORE + (index - long) // max(1, M_TILES - RESIDENT)
                 m = RESIDENT + (index - long) % max(1, M_TILES - RESIDENT)
             else:

@@ -37,6 +37,8 @@ st_global_number = st_global_f32
 """,
 }
 
+# whose fragments: the last arguments of fill_fragments
+_OWNER = "R, r_strides, r_base, head, unit0, split, group, quad"
 HAS_STATES, HAS_RESET, HAS_LENGTHS = 1, 2, 4
 MOST_POLLS = 1 << 22  # seconds: then a message is lost, and the launch ends with an error
 
@@ -77,8 +79,8 @@ def source(
     pieces: dict[str, Part] = {
         name: Function("tensor_parts.py", name)
         for name in (
-            "fill_fragments", "fragment_row", "fill_buffers", "own_pairs", "own_chunks",
-            "initial_states", "fetch_input", "arrive_input", "load_states", "fetch_reset",
+            "fragment_row", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
+            "fetch_input", "arrive_input", "load_states", "fetch_reset",
             "restart_states", "collect_sums", "write_states", "write_last", "keep_gates",
         )
     }  # fmt: skip
@@ -86,7 +88,7 @@ def source(
     sums = "combined_sums" if tiling.splits > 1 else "whole_sums"
     pieces["combine_splits"] = Function("tensor_parts.py", sums)
     pieces |= _exchange(tiling, size)
-    streamed = f"fill_fragments(1, 0, {z.in_shared}, resident)"
+    streamed = f"fill_streamed(0, {z.in_shared}, resident, {_OWNER})"
     pieces["load_streamed"] = streamed if z.in_shared else ""
     pieces["load_resident"] = _load_resident(z)
     pieces["load_early"] = f"early = read_{z.early}(resident)" if z.early else ""
@@ -101,7 +103,17 @@ def source(
     if z.in_shared:
         # registers are worth more than addresses at hand: they hold R
         text = text.replace("held_u32(", "uint32(")
-    return _header(cell, dtype, D, tiling, z) + text
+    fills = {"fill_resident": z.in_registers, "fill_streamed": z.in_shared}
+    functions = "".join(_fill(n, values, pieces) for n, count in fills.items() if count)
+    return _header(cell, dtype, D, tiling, z) + functions + text
+
+
+def _fill(name: str, values: dict[str, Any], pieces: dict[str, Part]) -> str:
+    """fill_fragments as a device function, for those in registers or those in shared memory."""
+    values = values | {"STREAMED": int(name == "fill_streamed")}
+    text = specialise(Function("tensor_parts.py", "fill_fragments"), values, pieces)
+    text = text.replace("def fill_fragments(", f"def {name}(")
+    return f"@cuda.jit(device=True, forceinline=True)\n{text}\n\n"
 
 
 def _numbers(size: int) -> dict[str, Part]:
@@ -120,8 +132,9 @@ def _exchange(tiling: Tiling, size: int) -> dict[str, Part]:
     numbers = f"tensor_numbers_{8 * size}.py"
     names: tuple[str, ...] = ("open_exchange", "await_exchange")
     if tiling.grid:
-        grid = ("tensor_grid_exchange.py", (*names, "fetch_mail", "store_mail", "send_word"))
-        return _from(*grid) | {"publish": Function(numbers, "post")}
+        names += ("await_part", "await_pieces", "take_largest", "fetch_mail", "store_mail")
+        mail = _from("tensor_grid_exchange.py", (*names, "send_word"))
+        return mail | {"publish": Function(numbers, "post")}
     if tiling.cluster > 1:
         return _from("tensor_exchange.py", names) | {
             "publish": Function("tensor_exchange.py", "send")
@@ -183,7 +196,7 @@ def _load_resident(z: Geometry) -> str:
     for i, count in enumerate(_chunks(z)):
         # copies come after what was read from their place before
         lines += ["sync_warp(uint32(0xFFFFFFFF))"] if i else []
-        lines += [f"fill_fragments(0, {first}, {count}, staging)"]
+        lines += [f"fill_resident({first}, {count}, staging, {_OWNER})"]
         lines += [f"settle_fragments({count}, staging)"]
         lines += [f"part_{i} = read_{count}(staging)"]
         names.append(f"part_{i}")
@@ -231,6 +244,7 @@ def _constants(
         "SLOT_BYTES": z.slot_bytes,
         "POLLS": z.k_steps // 2 if z.alone else -(-awaited // takers),
         "MOST_POLLS": MOST_POLLS,
+        "NOTHING": 0xFFFFFFFF,
         "POLLS_EXACT": int(z.alone or awaited % takers == 0),
         "PART_CHUNKS": awaited,
         "SENDS": -(-tiling.cluster // fans),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import formats
-from .asm import F32, U16, U32, F32x2, instruction
+from .asm import F32, U16, U32, U64, F32x2, instruction
 
 
 @instruction("cvt.rn.bf16.f32 {out}, {value};", section="cvt", effects="none")
@@ -125,6 +125,12 @@ def rcp_approx_ftz(t: Any, value: F32) -> F32:
 @instruction("mov.b32 {out}, {value};", section="mov", effects="order")
 def held_u32(t: Any, value: U32) -> U32:
     """The value, held in a register: the compiler cannot compute it again where it is used."""
+    return value
+
+
+@instruction("mov.b64 {out}, {value};", section="mov", effects="order")
+def held_u64(t: Any, value: U64) -> U64:
+    """As held_u32, of 64 bits: an address that is worked out before it is waited for."""
     return value
 
 
