@@ -5,6 +5,7 @@ Backends are written once against this handful of calls, so that tests can run t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -16,7 +17,9 @@ from ..tuning import Device
 from . import cublas, launch
 from .cublas import View
 from .launch import Program, together
+from .recent import Recent
 
+_PER_THREAD = 2  # the handle that means another default stream in each thread
 Graphs = dict[Hashable, Any]  # key -> a captured graph, or None where only the first run is done
 
 
@@ -60,6 +63,10 @@ class Machine(Protocol):
     def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:
         """A new array, each byte of which is `byte`."""
 
+    def mailbox(self, words: int) -> Any:
+        """At least so many uint32 with all bits set, for one kernel at a time; a kernel leaves them
+        as it found them."""
+
     def ones(self, count: int, dtype: Any) -> Any:
         """At least so many ones."""
 
@@ -70,7 +77,7 @@ class Machine(Protocol):
     def capturing(self) -> bool:
         """Whether the caller records a graph of its own."""
 
-    def stream(self) -> tuple[int, int]:
+    def stream(self) -> tuple[int, ...]:
         """The current (device, stream): what runs on another one is not ordered with it."""
 
 
@@ -114,6 +121,9 @@ class HostMachine:
         made.view("uint8").fill(byte)
         return made
 
+    def mailbox(self, words: int) -> Any:
+        return self.filled((words,), "uint32", 0xFF)
+
     def ones(self, count: int, dtype: Any) -> Any:
         return self.arrays.ones(count, dtype)
 
@@ -123,7 +133,7 @@ class HostMachine:
     def capturing(self) -> bool:
         return False
 
-    def stream(self) -> tuple[int, int]:
+    def stream(self) -> tuple[int, ...]:
         return 0, 0
 
 
@@ -142,6 +152,7 @@ class CupyMachine:
         self.prepare_product = cublas.prepare
         self.multiply = cublas.multiply
         self._ones: dict[tuple[int, str], Any] = {}
+        self._mailboxes = Recent(16)  # by stream: kernels of two streams may run at once
 
     def device(self) -> Device:
         return _limits(self.ordinal())
@@ -155,6 +166,17 @@ class CupyMachine:
         if made.nbytes:
             made.data.memset_async(byte, made.nbytes)
         return made
+
+    def mailbox(self, words: int) -> Any:
+        if self.capturing():
+            # a graph may run beside what is launched on this stream
+            return self.filled((words,), "uint32", 0xFF)
+        stream = self.stream()
+        found = self._mailboxes.get(stream)
+        if found is None or found.size < words:
+            found = self.filled((words,), "uint32", 0xFF)
+            self._mailboxes.put(stream, found)
+        return found
 
     def ones(self, count: int, dtype: Any) -> Any:
         """Written once; every stream may read them."""
@@ -205,9 +227,11 @@ class CupyMachine:
     def capturing(self) -> bool:
         return bool(self.arrays.cuda.get_current_stream().is_capturing())
 
-    def stream(self) -> tuple[int, int]:
-        cuda = self.arrays.cuda
-        return cuda.Device().id, int(cuda.get_current_stream().ptr)
+    def stream(self) -> tuple[int, ...]:
+        pointer = int(self.arrays.cuda.get_current_stream().ptr)
+        if pointer == _PER_THREAD:
+            return self.ordinal(), pointer, threading.get_ident()
+        return self.ordinal(), pointer
 
 
 @cache

@@ -30,8 +30,6 @@ from .tensor_layout import (
 )
 from .tensor_source import source
 
-NOTHING = 0xFF  # each byte of an empty mailbox: tensor_grid_exchange.py
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -139,10 +137,10 @@ def _prepare_launches(
         for first in range(0, groups, at_once)
     ]
     z = geometry_of(task.cell, task.dtype, task.D, tiling)
-    shape = (min(groups, at_once), z.mail_slots, z.slot_bytes // 4)
+    words = min(groups, at_once) * z.mail_bytes // 4
 
     def one_after_another(*arrays: Any) -> None:
         for launch in launches:
-            launch(*arrays, on.filled(shape, "uint32", NOTHING))
+            launch(*arrays, on.mailbox(words))
 
     return one_after_another

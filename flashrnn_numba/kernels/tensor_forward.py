@@ -41,7 +41,7 @@ def tensor_forward(
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
     gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
-    mailbox,  # [groups, SLOTS, 16 bytes of units, BATCH], NOTHING at first, if GRID
+    mailbox,  # for each group [SLOTS, 16 bytes of units, BATCH] and a counter, if GRID: all NOTHING
     B,
     T,
     H,
@@ -180,6 +180,8 @@ def tensor_forward(
         load_states(uint32(T & 1))
         write_states(uint32(T & 1))
     write_last()
-    if CLUSTER > 1 and GRID == 0:
+    if GRID:
+        close_exchange()
+    elif CLUSTER > 1:
         cluster_arrive()
         cluster_wait()

@@ -4,7 +4,7 @@ For heads whose R no cluster can hold, and cards without clusters. The parts are
 of tensor_exchange.py are.
 
 Each group of CTAs has a mailbox [SLOTS, 16 bytes of units, BATCH] in global memory, filled with
-NOTHING before the launch. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
+NOTHING; the CTA that is the last to leave sees to it that the next launch finds it so. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
 warp; who needs it reads it again and again until it is something. Each 32-bit word is its own
 message, written and read whole, so that no flag or barrier of the grid is needed, which cost more
 than the data (docs/notes/tensor_forward.md). NOTHING are two 16-bit NaNs, or one of 32 bits, with
@@ -39,9 +39,7 @@ def open_exchange():
         chunk = split * (K_STEPS * 2) + quad
     mail_from = (chunk * BATCH + mail_row) * 16
     mail_to = shared_at(base, mail_row * PITCH + chunk * 16)
-    mail = global_at(
-        global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * (SLOTS * SLOT_BYTES)
-    )
+    mail = global_at(global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * MAIL_BYTES)
     awaited = int32(mail_row) < rows
     arrived = cuda.local.array(POLLS * 4, uint32)
 
@@ -72,17 +70,17 @@ def await_exchange():
 
 
 def await_part():
-    """A warp's whole part at once: what counts is the time from its arrival to the product."""
-    largest = uint32(NOTHING)
+    """A warp's whole part at once: what counts is the time from its arrival to the product. Its
+    lanes leave the loop together, which makes the loop half as long."""
+    absent = uint32(1)
     asked = uint32(0)
-    again = True
-    while again:
+    while absent != uint32(0):
         for i in unroll(POLLS):
             fetch_mail(i)
         largest = uint32(0)
         for i in unroll(POLLS):
             take_largest(i)
-        again = cuda.any_sync(0xFFFFFFFF, largest == uint32(NOTHING))
+        absent = vote_any(uint32(largest == uint32(NOTHING)))
         asked = uint32(asked + uint32(1))
         if asked > uint32(MOST_POLLS):
             trap()
@@ -145,3 +143,19 @@ def send_word(place, word):
     if more != uint32(0):
         st_relaxed_gpu_u32(global_at(slot_out, int64(place)), word)
     st_relaxed_gpu_u32(global_at(slot_old, int64(place)), uint32(NOTHING))
+
+
+def close_exchange():
+    """The last s_0 that was sent is still there. Who counts last knows that all have read it. (The
+    counter begins and ends as NOTHING, like all of the mailbox: as -1.)"""
+    if T > 1:
+        if thread == 0:
+            earlier = atom_acq_rel_add(global_at(mail, COUNTER_AT), uint32(1))
+            st_shared_u32(base, earlier)
+        cuda.syncthreads()
+        if ld_shared_u32(base) == uint32(LAST_TO_LEAVE):
+            slot_last = global_at(mail, int64(T - 2 & SLOTS - 1) * SLOT_BYTES)
+            for i in range(thread, SLOT_BYTES // 4, THREADS):
+                st_relaxed_gpu_u32(global_at(slot_last, i * 4), uint32(NOTHING))
+            if thread == 0:
+                st_relaxed_gpu_u32(global_at(mail, COUNTER_AT), uint32(NOTHING))

@@ -34,6 +34,7 @@ FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a l
 # of the mailbox of a group of CTAs that exchange through L2: at most, and for each of the CTAs, so
 # that the mailboxes of all groups stay in the L2 cache
 MAIL_BYTES, MAIL_SHARE = 4 << 20, 128 << 10
+MAIL_TAIL = 128  # bytes after the slots: a counter, in a line of its own
 # our names -> those of ptx; float32 where TF32 is asked for
 FORMATS = {"bfloat16": "bf16", "float16": "f16", "float32": "tf32"}
 
@@ -100,6 +101,11 @@ class Geometry:
     @property
     def threads(self) -> int:
         return self.warps * WARP
+
+    @property
+    def mail_bytes(self) -> int:
+        """Of a group's mailbox."""
+        return self.mail_slots * self.slot_bytes + MAIL_TAIL
 
 
 def number_bytes(dtype: str) -> int:

@@ -133,6 +133,7 @@ def _exchange(tiling: Tiling, size: int) -> dict[str, Part]:
     names: tuple[str, ...] = ("open_exchange", "await_exchange")
     if tiling.grid:
         names += ("await_part", "await_pieces", "take_largest", "fetch_mail", "store_mail")
+        names += ("close_exchange",)
         mail = _from("tensor_grid_exchange.py", (*names, "send_word"))
         return mail | {"publish": Function(numbers, "post")}
     if tiling.cluster > 1:
@@ -242,6 +243,9 @@ def _constants(
         "MAIL_STEP": 4 * batch * 16 if z.alone else takers * 16,
         "SLOTS": z.mail_slots,
         "SLOT_BYTES": z.slot_bytes,
+        "MAIL_BYTES": z.mail_bytes,
+        "COUNTER_AT": z.mail_slots * z.slot_bytes,
+        "LAST_TO_LEAVE": tiling.cluster - 2 & 0xFFFFFFFF,
         "POLLS": z.k_steps // 2 if z.alone else -(-awaited // takers),
         "MOST_POLLS": MOST_POLLS,
         "NOTHING": 0xFFFFFFFF,

@@ -441,6 +441,19 @@ def test_mma_f64(launch):
 
 
 @launches
+def test_votes(launch):
+    def kernel(x, y):
+        lane = int32(cuda.threadIdx.x)
+        for row in range(3):
+            y[row, lane] = ptx.vote_any(x[row, lane])
+
+    x, y = np.zeros((3, 32), np.uint32), np.full((3, 32), 7, np.uint32)
+    x[1, 30], x[2] = 0x80000000, 2
+    launch(kernel, 32)(x, y)
+    assert (y == [[0], [1], [1]]).all()
+
+
+@launches
 def test_shuffles(launch):
     def kernel(x, y, z):
         lane = int32(cuda.threadIdx.x)

@@ -186,6 +186,33 @@ def test_slots_of_the_mailbox_serve_again(chosen, options, monkeypatch):
     tensor.program.cache_clear()
 
 
+class OneMailbox(EmulatedMachine):
+    """One for all launches, as a stream has."""
+
+    def __init__(self, schedule=None):
+        super().__init__(schedule=schedule)
+        self.words = np.full(1 << 16, 0xFFFFFFFF, np.uint32)
+
+    def mailbox(self, words):
+        assert words <= self.words.size
+        return self.words
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_mailbox_is_left_as_it_was_found(seed, monkeypatch):
+    """By launches of several groups, with fewer and with more steps than it has slots."""
+    monkeypatch.setattr(tensor_layout, "MAIL_BYTES", 0)
+    tensor.program.cache_clear()
+    machine = OneMailbox(seed)
+    for T in (0, 1, 2, 3, 19, 2):
+        problem = random_problem(get_cell("lstm"), "bfloat16", (9, T, 2, 16))
+        found = errors(problem, machine, tiling(2, grid=True))
+        assert max(found) < tolerance("bfloat16", max(T, 1), 16, 9)
+        assert (machine.words == 0xFFFFFFFF).all(), T
+    assert all(program.cooperative for program in machine.launched)
+    tensor.program.cache_clear()
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("splits", [1, 2])
 def test_any_order_of_threads_and_copies_will_do(seed, splits):

@@ -14,6 +14,7 @@ from .asm import (
     Registers,
 )
 from .barriers import (
+    atom_acq_rel_add,
     bulk_copy_global_to_shared,
     bulk_copy_shared_to_cluster,
     cluster_arrive,
@@ -210,6 +211,7 @@ from .warp import (
     shfl_idx_f32,
     sync_warp,
     transpose_8x8,
+    vote_any,
 )
 
 __all__ = [
@@ -220,6 +222,7 @@ __all__ = [
     "MmaType",
     "Registers",
     "addresses",
+    "atom_acq_rel_add",
     "bf16_to_f32",
     "bf16x2_to_f32x2",
     "bits_f32",
@@ -397,5 +400,6 @@ __all__ = [
     "tanh_approx",
     "transpose_8x8",
     "trap",
+    "vote_any",
     "warp_mma",
 ]

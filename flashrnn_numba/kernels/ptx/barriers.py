@@ -268,6 +268,15 @@ def red_release_add(t: Any, address: U64, value: U32) -> None:
     t.atomic("global", address, "<I", lambda old: old + value, release=True)
 
 
+@instruction("atom.acq_rel.gpu.global.add.u32 {out}, [{address}], {value};", section="atom")
+def atom_acq_rel_add(t: Any, address: U64, value: U32) -> U32:
+    """Add to a global counter and get what it was: publishes what this thread has seen and written,
+    and lets it see what those before it published."""
+    before = t.atomic("global", address, "<I", lambda old: old + value, release=True)
+    t.fence()  # takes in what those before it published
+    return before
+
+
 @instruction("ld.acquire.gpu.global.u32 {out}, [{address}];", section="ld")
 def ld_acquire_u32(t: Any, address: U64) -> U32:
     """Read a global word together with all that was published before it was written."""

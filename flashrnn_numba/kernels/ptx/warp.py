@@ -180,6 +180,18 @@ def shfl_down_f32(t: Any, mask: U32, value: F32, n: U32) -> F32:
     return t.shuffle("shfl_down_f32", mask, value, n, lambda lane, n: lane + n)
 
 
+@instruction(
+    "{{ .reg .pred p; setp.ne.u32 p, {value}, 0; vote.sync.any.pred p, p, -1; "
+    "selp.u32 {out}, 1, 0, p; }}",
+    section="vote.sync",
+    effects="order",
+)
+def vote_any(t: Any, value: U32) -> U32:
+    """1 where any of the warp's 32 lanes has something other than 0. The compiler knows that all
+    lanes get the same: a branch on it keeps them together."""
+    return t.collective("vote_any", value, lambda values: [int(any(values))] * 32)
+
+
 @instruction("bar.warp.sync {mask};", section="bar.warp.sync")
 def sync_warp(t: Any, mask: U32) -> None:
     """Wait for the lanes of the mask; their memory accesses before it come before those after."""
