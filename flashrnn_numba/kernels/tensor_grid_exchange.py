@@ -20,6 +20,10 @@ Warps that share a sum over k wait only for their own part of s_0. Where several
 they take turns in fetching it, into shared memory. Where one warp alone needs it (ALONE) it goes
 from L2 straight into registers as the columns of the product: 16 bytes of one batch row are two k
 steps of a lane, for which the columns of R are in the same order (place_fragment).
+
+A slot is [planes of PLANE batch rows, 16 bytes of units, PLANE]. A plane is the whole batch where
+neighbouring lanes fetch neighbouring rows; ALONE it is two rows, 32 bytes that one CTA writes, so
+that with few rows all that is asked for lies close together.
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841
@@ -37,7 +41,7 @@ def open_exchange():
         # columns, and the warp stays together
         mail_row = min(group // SPREAD, int64(rows - 1))
         chunk = split * (K_STEPS * 2) + quad
-    mail_from = (chunk * BATCH + mail_row) * 16
+    mail_from = chunk * CHUNK_STEP + mail_row // PLANE * PLANE_BYTES + mail_row % PLANE * 16
     mail_to = shared_at(base, mail_row * PITCH + chunk * 16)
     mail = global_at(global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * MAIL_BYTES)
     awaited = int32(mail_row) < rows

@@ -33,7 +33,8 @@ WARP = 32
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of A in "fragment order", 16 bytes a lane
 # of the mailbox of a group of CTAs that exchange through L2: at most, and for each of the CTAs, so
 # that the mailboxes of all groups stay in the L2 cache
-MAIL_BYTES, MAIL_SHARE = 4 << 20, 128 << 10
+MAIL_BYTES, MAIL_SHARE = 8 << 20, 128 << 10
+PASSAGE = 96 << 10  # bytes of shared memory, where fragments pass on their way to registers
 MAIL_TAIL = 128  # bytes after the slots: a counter, in a line of its own
 # our names -> those of ptx; float32 where TF32 is asked for
 FORMATS = {"bfloat16": "bf16", "float16": "f16", "float32": "tf32"}
@@ -96,6 +97,7 @@ class Geometry:
     staged: int  # fragments that a warp can stage at once on their way to registers
     shared_bytes: int
     slot_bytes: int  # of a step's s_0 in a mailbox
+    mail_plane: int  # batch rows side by side there
     mail_slots: int
 
     @property
@@ -166,11 +168,16 @@ def geometry(
     barriers_at = out_at + 2 * states * batch * tile_pitch
     # on their way to registers, fragments pass through the room of sums, inputs and states
     staging = warps * FRAGMENT_BYTES
-    staged = min(max((barriers_at - sums_at) // staging, 4), 16, max(1, in_registers))
+    least, most = 4, 16
+    if z.grid and not in_shared:
+        # a CTA has its multiprocessor alone: as much room as they like
+        least = most = max(least, PASSAGE // staging)
+    staged = min(max((barriers_at - sums_at) // staging, least), most, max(1, in_registers))
     barriers_at = max(barriers_at, sums_at + staged * staging)
     fragments_at = barriers_at + 16 * z.splits
     total = fragments_at + warps * in_shared * FRAGMENT_BYTES
     slot_bytes = padded * batch * size
+    alone = z.grid and groups == 1 and z.n_tiles == 1 and k_steps % 2 == 0
     return Geometry(
         padded=padded,
         units=units,
@@ -178,7 +185,7 @@ def geometry(
         warps=warps,
         m_tiles=m_tiles,
         k_steps=k_steps,
-        alone=z.grid and groups == 1 and z.n_tiles == 1 and k_steps % 2 == 0,
+        alone=alone,
         pairs=pairs,
         own_pairs=own,
         in_registers=in_registers,
@@ -194,6 +201,7 @@ def geometry(
         staged=staged,
         shared_bytes=total,
         slot_bytes=slot_bytes,
+        mail_plane=2 if alone else batch,
         mail_slots=mail_slots(slot_bytes, z.cluster),
     )
 

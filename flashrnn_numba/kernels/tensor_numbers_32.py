@@ -51,7 +51,8 @@ def own_places(p):
     place = (rank * UNITS + local_unit) * 4
     if GRID:
         chunk = rank * CTA_CHUNKS + (strip * OCTETS + octet) * 2 + group // 4
-        place_of[p] = held_u32(uint32((chunk * BATCH + first_row) * 16 + group % 4 * 4))
+        place = chunk * CHUNK_STEP + first_row // PLANE * PLANE_BYTES + first_row % PLANE * 16
+        place_of[p] = held_u32(uint32(place + group % 4 * 4))
     elif CLUSTER > 1:
         sent = lane % (2 * TILE_ROWS)
         place += (tile * TILE_ROWS + sent // 2) * PITCH + sent % 2 * 16

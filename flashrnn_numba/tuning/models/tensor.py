@@ -19,6 +19,7 @@ from ...cells import Cell
 from ...cells.expression import topological
 from ...kernels.tensor_layout import (
     FRAGMENT_BYTES,
+    PASSAGE,
     Tiling,
     number_bytes,
     padded_head,
@@ -258,7 +259,9 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     tile = batch * 16 * (chunks + 1 - chunks % 2)
     sums = groups * pairs * (z.splits - 1) * counts.recurrent * 256
     room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
-    room = maximum(room, minimum(4, maximum(1, in_registers)) * FRAGMENT_BYTES * warps)
+    staging = FRAGMENT_BYTES * warps
+    staged = maximum(4, z.grid * maximum(0, 1 - in_shared) * (PASSAGE // staging))
+    room = maximum(room, minimum(staged, maximum(1, in_registers)) * staging)
     barriers = 16 * z.splits
     state_buffers = 2 - z.grid
     shared = state_buffers * batch * (z.size * z.padded + 16) + room + barriers
