@@ -3,14 +3,16 @@
 For heads whose R no cluster can hold, and cards without clusters. The parts are called where those
 of tensor_exchange.py are.
 
-Each group of CTAs has a mailbox [SLOTS, 16 bytes of units, BATCH] in global memory, filled with
-NOTHING; the CTA that is the last to leave sees to it that the next launch finds it so. What a CTA computes it writes there, 4 bytes a lane, 128 side by side a
-warp; who needs it reads it again and again until it is something. Each 32-bit word is its own
-message, written and read whole, so that no flag or barrier of the grid is needed, which cost more
-than the data (docs/notes/tensor_forward.md). NOTHING are two 16-bit NaNs, or one of 32 bits, with
-all bits set; conversion from float32 makes other ones.
+Each group of CTAs has a mailbox in global memory, filled with NOTHING, with a slot for each of
+SLOTS steps. What a CTA computes it writes there, 4 bytes a lane; who needs it reads it again and
+again until it is something. Each 32-bit word is its own message, written and read whole, so that no
+flag or barrier of the grid is needed, which cost more than the data (docs/notes/tensor_forward.md).
+NOTHING are two 16-bit NaNs, or one of 32 bits, with all bits set; conversion from float32 makes
+other ones. The mailbox is there for one launch after the other: the CTA that is the last to leave
+sees to it that the next one finds it empty.
 
-A slot serves again SLOTS steps later, so that the mailbox stays in the L2 cache. Who has received
+The mailbox is to stay in the L2 cache: inputs and states, which pass by, are marked as not worth
+keeping there (cp_async_cg_16_once), and a slot serves again SLOTS steps later. Who has received
 all of s_t knows that all have read s_{t-1}, and puts NOTHING over its own words of it. That this is
 seen before the slot's next s_0 is asked for takes two fences in between, of the writer and after it
 of the reader. Every thread has one in SLOTS / 4 steps, so both have been SLOTS / 2 + 2 steps after
@@ -21,9 +23,9 @@ they take turns in fetching it, into shared memory. Where one warp alone needs i
 from L2 straight into registers as the columns of the product: 16 bytes of one batch row are two k
 steps of a lane, for which the columns of R are in the same order (place_fragment).
 
-A slot is [planes of PLANE batch rows, 16 bytes of units, PLANE]. A plane is the whole batch where
-neighbouring lanes fetch neighbouring rows; ALONE it is two rows, 32 bytes that one CTA writes, so
-that with few rows all that is asked for lies close together.
+The mailbox is [planes of PLANE batch rows, SLOTS, 16 bytes of units, PLANE]. A plane is the whole
+batch where neighbouring lanes fetch neighbouring rows; ALONE it is two rows, 32 bytes that one CTA
+writes, so that with few rows all that is asked for lies close together.
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841
@@ -41,9 +43,16 @@ def open_exchange():
         # columns, and the warp stays together
         mail_row = min(group // SPREAD, int64(rows - 1))
         chunk = split * (K_STEPS * 2) + quad
-    mail_from = chunk * CHUNK_STEP + mail_row // PLANE * PLANE_BYTES + mail_row % PLANE * 16
+    mail_from = chunk * CHUNK_STEP + mail_row // PLANE * PLANE_STEP + mail_row % PLANE * 16
     mail_to = shared_at(base, mail_row * PITCH + chunk * 16)
     mail = global_at(global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * MAIL_BYTES)
+    # the planes in use into L2: a word that is polled must not wait for memory
+    lines = uint32((rows + PLANE - 1) // PLANE * (PLANE_STEP // 128))
+    line = uint32(rank * THREADS + thread)
+    while line < lines:
+        not_unrolled()
+        prefetch_l2(global_at(mail, int64(line) * 128))
+        line = unknown_u32(line + uint32(CLUSTER * THREADS))
     awaited = int32(mail_row) < rows
     arrived = cuda.local.array(POLLS * 4, uint32)
 
@@ -52,13 +61,13 @@ def await_exchange():
     """s_0 into this step's buffer, or, ALONE, into `arrived`. What the warps of a split fetch only
     they read."""
     # where send_word writes, while there is time
-    slot_out = held_u64(global_at(mail, int64(t & SLOTS - 1) * SLOT_BYTES))
-    slot_old = held_u64(global_at(mail, int64(t - 2 & SLOTS - 1) * SLOT_BYTES))
+    slot_out = held_u64(global_at(mail, int64(t & SLOTS - 1) * SLOT_STEP))
+    slot_old = held_u64(global_at(mail, int64(t - 2 & SLOTS - 1) * SLOT_STEP))
     more = held_u32(uint32(t + 1 < T))
     if t > 0:
         if t % (SLOTS // 4) == 0:
             fence_gpu()
-        slot_in = global_at(mail, int64(t - 1 & SLOTS - 1) * SLOT_BYTES)
+        slot_in = global_at(mail, int64(t - 1 & SLOTS - 1) * SLOT_STEP)
         if ALONE:
             await_part()
         else:
@@ -158,8 +167,13 @@ def close_exchange():
             st_shared_u32(base, earlier)
         cuda.syncthreads()
         if ld_shared_u32(base) == uint32(LAST_TO_LEAVE):
-            slot_last = global_at(mail, int64(T - 2 & SLOTS - 1) * SLOT_BYTES)
-            for i in range(thread, SLOT_BYTES // 4, THREADS):
-                st_relaxed_gpu_u32(global_at(slot_last, i * 4), uint32(NOTHING))
+            slot_last = global_at(mail, int64(T - 2 & SLOTS - 1) * SLOT_STEP)
+            word = uint32(thread)
+            while word < uint32(BATCH // PLANE * SLOT_STEP // 4):
+                not_unrolled()
+                at = int64(word // uint32(SLOT_STEP // 4)) * PLANE_STEP
+                at += int64(word % uint32(SLOT_STEP // 4)) * 4
+                st_relaxed_gpu_u32(global_at(slot_last, at), uint32(NOTHING))
+                word = unknown_u32(word + uint32(THREADS))
             if thread == 0:
                 st_relaxed_gpu_u32(global_at(mail, COUNTER_AT), uint32(NOTHING))

@@ -45,7 +45,7 @@ def own_places(p):
     place = row * PITCH + (rank * UNITS + local_unit) * 2
     if GRID:
         chunk = rank * CTA_CHUNKS + strip * OCTETS + octet
-        place = chunk * CHUNK_STEP + row // PLANE * PLANE_BYTES + row % PLANE * 16
+        place = chunk * CHUNK_STEP + row // PLANE * PLANE_STEP + row % PLANE * 16
         place_of[p] = held_u32(uint32(place + quad * 4))
     elif CLUSTER > 1:
         place_of[p] = held_u32(uint32(place))

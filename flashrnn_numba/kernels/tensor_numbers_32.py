@@ -51,7 +51,7 @@ def own_places(p):
     place = (rank * UNITS + local_unit) * 4
     if GRID:
         chunk = rank * CTA_CHUNKS + (strip * OCTETS + octet) * 2 + group // 4
-        place = chunk * CHUNK_STEP + first_row // PLANE * PLANE_BYTES + first_row % PLANE * 16
+        place = chunk * CHUNK_STEP + first_row // PLANE * PLANE_STEP + first_row % PLANE * 16
         place_of[p] = held_u32(uint32(place + group % 4 * 4))
     elif CLUSTER > 1:
         sent = lane % (2 * TILE_ROWS)

@@ -10,9 +10,7 @@ from __future__ import annotations
 # before the first step --------------------------------------------------------------------------
 
 
-def fill_fragments(
-    first, count, target, R, r_strides, r_base, head, unit0, split, group, quad
-):
+def fill_fragments(first, count, target, R, r_strides, r_base, head, unit0, split, group, quad):
     """Fragments of R from global memory to `target`, this lane's place in shared memory, where they
     are after settle_fragments. A device function (tensor_source.py): its text is compiled once,
     however often it is called.
@@ -161,7 +159,10 @@ def fetch_input(slot):
     for i in unroll(X_CHUNKS):
         if X_EXACT or x_left[i] > int32(0):
             if WIDE:
-                cp_async_cg_16(shared_at(x_to[i], slot_at), x_from[i])
+                if GRID:
+                    cp_async_cg_16_once(shared_at(x_to[i], slot_at), x_from[i])
+                else:
+                    cp_async_cg_16(shared_at(x_to[i], slot_at), x_from[i])
             else:
                 for u in unroll(CHUNK):
                     if u < x_left[i]:
@@ -292,15 +293,26 @@ def write_states(side):
         for i in unroll(OUT_CHUNKS):
             if out_left[k * OUT_CHUNKS + i] > int32(0):
                 if WIDE:
-                    st_global_v4_u32(
-                        out_to[k * OUT_CHUNKS + i],
-                        (
-                            out_words[(k * OUT_CHUNKS + i) * 4],
-                            out_words[(k * OUT_CHUNKS + i) * 4 + 1],
-                            out_words[(k * OUT_CHUNKS + i) * 4 + 2],
-                            out_words[(k * OUT_CHUNKS + i) * 4 + 3],
-                        ),
-                    )
+                    if GRID:
+                        st_global_v4_u32_once(
+                            out_to[k * OUT_CHUNKS + i],
+                            (
+                                out_words[(k * OUT_CHUNKS + i) * 4],
+                                out_words[(k * OUT_CHUNKS + i) * 4 + 1],
+                                out_words[(k * OUT_CHUNKS + i) * 4 + 2],
+                                out_words[(k * OUT_CHUNKS + i) * 4 + 3],
+                            ),
+                        )
+                    else:
+                        st_global_v4_u32(
+                            out_to[k * OUT_CHUNKS + i],
+                            (
+                                out_words[(k * OUT_CHUNKS + i) * 4],
+                                out_words[(k * OUT_CHUNKS + i) * 4 + 1],
+                                out_words[(k * OUT_CHUNKS + i) * 4 + 2],
+                                out_words[(k * OUT_CHUNKS + i) * 4 + 3],
+                            ),
+                        )
                 else:
                     if k == 0 and OUT_FIRST == 1:
                         source = shared_at(out_from[i], (side) * uint32(BATCH * PITCH))

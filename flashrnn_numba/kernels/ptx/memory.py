@@ -20,6 +20,7 @@ from .asm import (
     BLOCKS,
     I32,
     U32,
+    U32x4,
     U64,
     Literal,
     Registers,
@@ -242,6 +243,30 @@ def cp_async_ca_16(t: Any, target: U32, source: U64) -> None:
 def cp_async_cg_16(t: Any, target: U32, source: U64) -> None:
     """16 bytes past L1."""
     t.cp_async(target, source, 16, 16)
+
+
+_ONCE = "{{ .reg .b64 p; createpolicy.fractional.L2::evict_first.b64 p, 1.0; "
+
+
+@instruction(
+    _ONCE + "cp.async.cg.shared.global.L2::cache_hint [{target}], [{source}], 16, p; }}",
+    section="cp.async",
+)
+def cp_async_cg_16_once(t: Any, target: U32, source: U64) -> None:
+    """16 bytes past L1, which need not stay in L2."""
+    t.cp_async(target, source, 16, 16)
+
+
+@instruction(_ONCE + "st.global.L2::cache_hint.v4.u32 [{address}], {value}, p; }}", section="st")
+def st_global_v4_u32_once(t: Any, address: U64, value: U32x4) -> None:
+    """16 bytes that need not stay in L2."""
+    t.store("global", address, "<4I", value)
+
+
+@instruction("prefetch.global.L2 [{address}];", section="prefetch")
+def prefetch_l2(t: Any, address: U64) -> None:
+    """Bring a line of 128 bytes into L2; nothing waits for it."""
+    t.resolve("global", address, 1, 1)
 
 
 @instruction("cp.async.cg.shared.global [{target}], [{source}], 16, {valid};", section="cp.async")
