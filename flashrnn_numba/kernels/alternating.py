@@ -19,7 +19,7 @@ from .fused_names import ALIVE, HAS_DSTATES, KEEP_EXACT, KEEP_GATES, RESTART, ST
 from .interface import Gradients, Inputs, Task
 from .machine import Machine
 from .passes import Kept
-from .weight_gradients import WeightGradients
+from .weight_gradients import Sum, WeightGradients, take
 
 name = "alternating"
 
@@ -104,7 +104,9 @@ def run_backward(
             dinitial[:, :, 0] = z.to_initial + z.current
     elif dlast is not None:
         dinitial[:] = dlast
-    dWx, dR, db = WeightGradients(on, task, dtype)(dgates, previous)
+    dWx, dR = WeightGradients(on, task, dtype)(dgates, previous)
+    sums = Sum(on, (B * T, *dgates.shape[2:]), dtype, dtype)(dgates)
+    db = take(on, sums, task.cell.bias_gates, 0)
     return Gradients(dWx, dR, db, None if inputs.states is None else dinitial)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import dtype_name
+from .narrow_product import NarrowProduct
 from .recent import Recent
 
 # cudaDataType_t and cublasComputeType_t
@@ -96,7 +97,7 @@ class View(NamedTuple):
 
 def multiply(out: Any, a: Any, b: Any, precision: str = "exact") -> None:
     """out [N, p, r] = a [N, p, q] @ b [N, q, r] on the current CuPy stream; CuPy arrays of one
-    dtype (out may be float32 where a and b have 16 bits)."""
+    dtype (out may be float32 where a and b have 16 bits, and with one row the reverse)."""
     _prepared(View.of(out), View.of(a), View.of(b), precision)(out, a, b)
 
 
@@ -106,6 +107,8 @@ def prepare(out: View, a: View, b: View, precision: str = "exact") -> Callable[.
         return _nothing
     if a.shape[2] == 0:
         return partial(_fill_with_zeros, out)
+    if out.dtype.itemsize == 2 < a.dtype.itemsize:
+        return NarrowProduct(out, a, b)
     return _Multiply(out, a, b, precision)
 
 

@@ -96,7 +96,8 @@ def argument_types(dtype: str, direction: Direction) -> tuple[str, ...]:
         inputs = (element, "int64x5", element, "int64x4", element, "int64x3")
         return (*inputs, *start, element, element, real + "*", real + "*", *sizes)
     given = (element, real + "*", real + "*", element, "int64x5", element, "int64x5")
-    return (element, "int64x4", *start, *given, element, element, element, real, *sizes)
+    results = (element, element, element, real + "*")
+    return (element, "int64x4", *start, *given, *results, real, *sizes)
 
 
 def grid_of(

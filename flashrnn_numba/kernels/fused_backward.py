@@ -3,8 +3,8 @@
 One step has three phases, with barriers before and after the product:
 
 - pointwise: the cell's vector-Jacobian product at what each thread owns. The gradient of each
-  state stays in its thread's registers from step to step; gate gradients go to global memory and,
-  where a gate is recurrent, into shared memory;
+  state stays in its thread's registers from step to step, and so do the sums that become the
+  bias's; gate gradients go to global memory and, where a gate is recurrent, into shared memory;
 - product: sums[k, row, unit] = (part k of) sum over gates j and units v of dgate_j[v] R_j[v, unit];
 - gather: the sums are added to the gradient of s_0, which is clipped; after a reset the gradient
   goes to the initial states instead.
@@ -42,6 +42,7 @@ def fused_backward(
     dgates: Any,  # [B, T, G, H, D] out
     previous: Any,  # [B, T, H, D] out: s_0 before each step
     dinitial: Any,  # [S, B, 1, H, D] out
+    dbias_rows: Any,  # [B, Gb, H, D] out, in compute precision: the bias's gradient, of each row
     clip: Any,  # bound of the recurrent gradient, 0 for none
     B: Any,
     T: Any,
@@ -70,6 +71,7 @@ def fused_backward(
     ds = cuda.local.array(PER_THREAD * STATES, element)
     carry = cuda.local.array(PER_THREAD * STATES, real)
     to_initial = cuda.local.array(PER_THREAD * STATES, real)
+    dbias = cuda.local.array(PER_THREAD * GB, real)
     gate = cuda.local.array(GATES, real)
     state = cuda.local.array(STATES, real)
     cotangent = cuda.local.array(STATES, real)
@@ -117,6 +119,8 @@ def fused_backward(
                            + unit_of[i]] = narrow(value)  # fmt: skip
                     if FROM_R[j] >= 0:
                         work[left_at[i] + FROM_R[j] * D] = value
+                    if FROM_B[j] >= 0:
+                        dbias[i * GB + FROM_B[j]] += value
                 for k in unroll(STATES):
                     carry[i * STATES + k] = dstate[k] if alive else cotangent[k]
         cuda.syncthreads()
@@ -145,3 +149,6 @@ def fused_backward(
             for k in unroll(STATES):
                 at = (k * B + row_of[i]) * units + head_of[i] * D + unit_of[i]
                 dinitial[at] = narrow(to_initial[i * STATES + k] + carry[i * STATES + k])
+            for q in unroll(GB):
+                at = (row_of[i] * GB + q) * units + head_of[i] * D + unit_of[i]
+                dbias_rows[at] = dbias[i * GB + q]

@@ -19,7 +19,7 @@ from .fused_names import HAS_DLAST, HAS_DSTATES
 from .gpu import strides
 from .interface import Gradients, Inputs, Task
 from .machine import Machine
-from .weight_gradients import WeightGradients
+from .weight_gradients import Sum, WeightGradients
 
 Launch = Callable[..., None]  # takes the arrays, None for a null pointer
 
@@ -62,7 +62,8 @@ class Forward:
 
 class Backward:
     """launch -- takes R, initial states, reset, lengths; states, exact and gates of `Kept`;
-    dstates, dlast; and what the kernel writes: dgates, s_0(t-1), the initial states' gradient.
+    dstates, dlast; and what the kernel writes: dgates, s_0(t-1), the initial states' gradient, the
+    bias's gradient of each batch row [B, Gb, H, D] in compute precision.
     copied -- dstates must be made contiguous for this kernel."""
 
     def __init__(
@@ -83,7 +84,10 @@ class Backward:
         self._copied = copied
         self._dgates, self._previous = (B, T, len(task.cell.gates), H, D), (B, T, H, D)
         self._dinitial = (S, B, 1, H, D)
+        self._dbias_rows = (B, len(task.cell.bias_gates), H, D)
+        self._real = compute_dtype(task.dtype)
         self._weights = WeightGradients(on, task, self._dtype)
+        self._bias = Sum(on, self._dbias_rows, self._real, self._dtype)
 
     def __call__(self, inputs: Inputs, kept: Any, dstates: Any, dlast: Any) -> Gradients:
         array, dtype = self._array, self._dtype
@@ -95,14 +99,15 @@ class Backward:
             dstates = self._machine.arrays.ascontiguousarray(dstates)
         dgates, previous = array(self._dgates, dtype), array(self._previous, dtype)
         dinitial = array(self._dinitial, dtype)
+        dbias_rows = array(self._dbias_rows, self._real)
         _, R, _, initial, reset, lengths = inputs
         gates, states, exact = kept
         self._launch(
             *(R, initial, reset, lengths, states, exact, gates, dstates, dlast),
-            *(dgates, previous, dinitial),
+            *(dgates, previous, dinitial, dbias_rows),
         )
-        dWx, dR, db = self._weights(dgates, previous)
-        return Gradients(dWx, dR, db, None if initial is None else dinitial)
+        dWx, dR = self._weights(dgates, previous)
+        return Gradients(dWx, dR, self._bias(dbias_rows), None if initial is None else dinitial)
 
 
 def forward_strides(given: Inputs) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ tensor_backward_kernel.py says how the kernel works and what its arguments are.
 from __future__ import annotations
 
 from functools import cache
+from math import gcd
 from pathlib import Path
 
 from ..cells import Cell
@@ -61,7 +62,7 @@ ARGUMENTS = (
     ("dstates", "{number}*"), ("d_strides", "int64x5"),
     ("dlast", "{number}*"), ("dlast_strides", "int64x5"),
     ("dgates", "{number}*"), ("previous", "{number}*"), ("dinitial", "{number}*"),
-    ("mail", "uint64*"), ("first_group", "int64"),
+    ("dbias_rows", "float32*"), ("mail", "uint64*"), ("first_group", "int64"),
     ("clip", "float32"), ("B", "int64"), ("T", "int64"), ("H", "int64"), ("options", "int64"),
 )  # fmt: skip
 
@@ -100,7 +101,7 @@ PARTS = {
         "load_rows", "own_pairs", "own_accumulators", "own_sums", "point_at_last_step",
         "open_carry", "start_value", "find_again", "begin_again", "fetch", "fetch_pair",
         "copy_number", "store_half", "store_float", "start_numbers", "ask_reset", "early",
-        "read_pair", "early_pair", "read_number",
+        "read_pair", "early_pair", "add_to_bias", "read_number",
     ),
     "sums": (
         "product", "part_with_sums", "bring_home", "take_accumulators", "send_sums", "store_sums",
@@ -205,6 +206,8 @@ def source(
         "STATES": len(cell.states),
         "RECURRENT": len(cell.recurrent_gates),
         "FROM_R": places(cell.recurrent_gates, range(len(cell.gates))),
+        "BIASED": len(cell.bias_gates),
+        "FROM_B": places(cell.bias_gates, range(len(cell.gates))),
         "INITIAL": tuple(cell.initial.values()),
         "CLUSTER": tiling.cluster,
         "TILE": tiling.tile,
@@ -259,6 +262,7 @@ def source(
         "STRIP": tiling.strip,
         "ONE": 0x3F80 if dtype == "bfloat16" else 0x3C00,
         "OWN_TILES": z.units // 16,
+        "TOGETHER": gcd(tiling.m_tiles, z.units // 16),
         "MESSAGE_BYTES": mail.message_bytes,
         "M_TILE_BYTES": mail.message_bytes * 16 // z.units,
         "RECEIVER_BYTES": mail.message_bytes * tiling.cluster,

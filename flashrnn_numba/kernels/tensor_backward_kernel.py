@@ -14,7 +14,8 @@ launch. Block `rank` owns UNITS units, with all their gates. One step:
   shared memory where warps share a sum, and through the cluster or L2 (each block adds up what all
   blocks send it of its own units, in the order of their ranks) where a head has several blocks.
 
-The gradient of each state stays in registers for all steps.
+The gradient of each state stays in registers for all steps, and so does the sum of each bias gate's
+gradients over the steps.
 """
 # mypy: ignore-errors
 # ruff: noqa: F821, F841
@@ -46,6 +47,7 @@ def tensor_backward(
     dgates: Any,  # [B, T, G, H, D] out
     previous: Any,  # [B, T, H, D] out: s_0 before each step
     dinitial: Any,  # [S, B, 1, H, D] out
+    dbias_rows: Any,  # [B, Gb, H, D] out: the bias's gradient, of each row
     mail: Any,  # zeros, if GRID
     first_group: Any,  # head and batch tile of the launch's first blocks, if GRID
     clip: Any,  # bound of the recurrent gradient, 0 for none
@@ -120,7 +122,8 @@ def tensor_backward(
     to_initial = cuda.local.array(ITEMS * STATES, float32)
     bits = cuda.local.array(ITEMS * GATES, ELEMENT)
     before = cuda.local.array(ITEMS, float32)
-    wide = cuda.local.array(ITEMS * GATES, float32)
+    unrounded = cuda.local.array(ITEMS * GATES, float32)  # gate gradients
+    dbias = cuda.local.array(ITEMS * BIASED, float32)  # their sums over the steps so far
     sums = cuda.local.array(ITEMS, float32)
     number = cuda.local.array(EACH, float32)
     gate = cuda.local.array(ITEMS * GATES, float32)
@@ -165,6 +168,7 @@ def tensor_backward(
             restarted[p] = coming[p]
             store_operand()
         cuda.syncthreads()
+        add_to_bias()
         product()
         ptx.cp_async_wait_group(AHEAD - 2)
         early(t - 1)
@@ -204,6 +208,10 @@ def tensor_backward(
                 if RESETS:
                     total += to_initial[i * STATES + k]
                 dinitial[at] = narrow(total)
+            for q in unroll(BIASED):
+                at = ((row0 + line[i // EACH]) * BIASED + q) * units + head * D
+                at += unit_of[i // EACH] + again if RESETS else again
+                dbias_rows[at] = dbias[i * BIASED + q]
     if CLUSTER > 1 and not GRID:
         # nobody leaves while others may still look at its shared memory
         ptx.cluster_arrive()

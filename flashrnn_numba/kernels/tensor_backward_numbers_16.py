@@ -46,11 +46,10 @@ def pack_gates() -> None:
     """The item's gate gradients in 16 bits; with WIDE pairs by the pair's second item."""
     for j in unroll(GATES):
         value = dgate[j] if alive else real(0.0)
+        unrounded[i * GATES + j] = value
         if WIDE:
-            if i % 2 == 0:
-                wide[i * GATES + j] = value
-            else:
-                bits[(i - 1) * GATES + j] = pack(wide[(i - 1) * GATES + j], value)
+            if i % 2 == 1:
+                bits[(i - 1) * GATES + j] = pack(unrounded[(i - 1) * GATES + j], value)
         else:
             bits[i * GATES + j] = narrow(value)
 

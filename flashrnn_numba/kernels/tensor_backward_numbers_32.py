@@ -50,6 +50,7 @@ def pack_gates() -> None:
     """The item's gate gradients."""
     for j in unroll(GATES):
         bits[i * GATES + j] = real(dgate[j]) if alive else real(0.0)
+        unrounded[i * GATES + j] = bits[i * GATES + j]
 
 
 def store_operand() -> None:

@@ -56,6 +56,9 @@ def own_pairs() -> None:
             if options & HAS_LENGTHS and inside:
                 last = min(max(int64(lengths[row]), int64(0)), T)
             length[p * EACH + e] = int32(last if inside else 0)
+        if WIDE:
+            # both units of a pair are in the problem or out of it: one register for both
+            length[p * 2 + 1] = length[p * 2]
 
 
 def own_accumulators(p) -> None:
@@ -342,6 +345,15 @@ def early_pair(p) -> None:
         cell_early()
     if RESETS:
         coming[p] = restart[p]
+
+
+def add_to_bias() -> None:
+    """The gate gradients of this step, to the bias's. After the barrier: nobody waits for it, and
+    the product waits for shared memory meanwhile."""
+    for i in unroll(ITEMS):
+        for j in unroll(GATES):
+            if FROM_B[j] >= 0:
+                dbias[i * BIASED + FROM_B[j]] += unrounded[i * GATES + j]
 
 
 def read_number(size, place) -> None:

@@ -87,9 +87,11 @@ def send_sums(first, count) -> None:
         for c in unroll(N_TILES):
             if quad < QUADS:
                 to = ptx.shared_at(
-                    target[first + m], (n & 1) * SUMS_BYTES + c * (8 * QUADS * CHUNK)
+                    target[(first + m) // TOGETHER],
+                    (n & 1) * SUMS_BYTES
+                    + ((first + m) % TOGETHER * N_TILES + c) * (8 * QUADS * CHUNK),
                 )
-                mbarrier = ptx.shared_at(counter[first + m], (n & 1) * 8)
+                mbarrier = ptx.shared_at(counter[(first + m) // TOGETHER], (n & 1) * 8)
                 if CHUNK == 8:
                     ptx.st_async_v2_u32(
                         to,
@@ -123,7 +125,10 @@ def store_sums() -> None:
                     acc[(m * N_TILES + c) * 4 + 1],
                     acc[(m * N_TILES + c) * 4 + 3],
                 )
-                ptx.st_shared_v4_f32(ptx.shared_at(target[m], c * (8 * QUADS * CHUNK)), values)
+                to = ptx.shared_at(
+                    target[m // TOGETHER], (m % TOGETHER * N_TILES + c) * (8 * QUADS * CHUNK)
+                )
+                ptx.st_shared_v4_f32(to, values)
 
 
 def add_sums(buffer) -> None:
@@ -147,14 +152,15 @@ def add_sums(buffer) -> None:
 
 
 def open_exchange() -> None:
-    """Where this warp's partial sums go; and mbarriers, before anybody sends."""
+    """Where this warp's partial sums go (TOGETHER m tiles lie with one block, side by side: one
+    address does for them); and mbarriers, before anybody sends."""
     if GRID:
         open_mail()
     elif not DIRECT:
-        target = cuda.local.array(M_TILES, uint32)
-        counter = cuda.local.array(M_TILES, uint32)
-        for m in unroll(M_TILES):
-            m_tile = int32(m_group * M_TILES + m)
+        target = cuda.local.array(M_TILES // TOGETHER, uint32)
+        counter = cuda.local.array(M_TILES // TOGETHER, uint32)
+        for m in unroll(M_TILES // TOGETHER):
+            m_tile = int32(m_group * M_TILES + m * TOGETHER)
             local_tile = int32(m_tile % (UNITS // 16))
             place = int32((local_tile * (8 * N_TILES) + group) * QUADS)
             place = int32(place + (quad ^ swizzle(group))) * CHUNK

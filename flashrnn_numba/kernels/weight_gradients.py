@@ -1,12 +1,15 @@
 """Gradients of Wx, R and b from the gate gradients of the whole sequence, as matrix products.
 
 dgates [B, T, G, H, D] is what the backward kernels write, in the arrays' dtype; sums run in float32
-or wider. dWx is a part of dgates, dR a product over all rows and steps, db a product with ones.
+or wider. dWx is a part of dgates, dR a product over all rows and steps. db is a product with ones:
+over the batch rows where the kernel has summed the gradients over time, else over rows and steps,
+which reads all of dgates again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ Product = tuple[Any, Any, Any]  # out, a, b: views of outlines
 
 
 class WeightGradients:
-    """`dWx, dR, db = gradients(dgates, previous)` for a task, on the current device.
+    """`dWx, dR = gradients(dgates, previous)` for a task, on the current device.
 
     dgates [B, T, G, H, D] and previous = s_0(t-1) [B, T, H, D] are contiguous, of one dtype.
     """
@@ -29,7 +32,7 @@ class WeightGradients:
         self._machine, self._task, self._dtype = machine, task, dtype
         self._array = machine.arrays.ndarray
         self._steps = task.B * task.T
-        self._sums, self._weights = (G, H, D), (len(task.cell.recurrent_gates), H, D, D)
+        self._weights = (len(task.cell.recurrent_gates), H, D, D)
         outlines = (
             _outline(self._weights, dtype),
             _outline((self._steps, G, H, D), dtype),
@@ -39,22 +42,43 @@ class WeightGradients:
             _prepared(machine, product, outlines, task.precision)
             for product in _recurrent_products(task, *outlines)
         ]
-        self._sum = _prepared(machine, *_sum_product(self._steps, G * H * D, dtype))
 
-    def __call__(self, dgates: Any, previous: Any) -> tuple[Any, Any, Any]:
-        cell, machine = self._task.cell, self._machine
+    def __call__(self, dgates: Any, previous: Any) -> tuple[Any, Any]:
         dR = self._array(self._weights, self._dtype)
-        db = self._array(self._sums, self._dtype)
         if not self._steps:
             dR.fill(0)
-            db.fill(0)
         else:
             for product in self._products:
                 product(dR, dgates, previous)
-            if cell.bias_gates:
-                self._sum(db, machine.ones(self._steps, self._dtype), dgates)
-        dWx = take(machine, dgates, cell.input_gates, 2)
-        return dWx, dR, take(machine, db, cell.bias_gates, 0)
+        return take(self._machine, dgates, self._task.cell.input_gates, 2), dR
+
+
+class Sum:
+    """`total = sum(array)` over the first axis, rounded once, on the current device.
+
+    shape, given -- of the array, which is contiguous: the dtype of the result, or its compute
+    precision. dtype -- of the result.
+    """
+
+    def __init__(self, machine: Machine, shape: tuple[int, ...], given: Any, dtype: Any) -> None:
+        self._machine, self._given, self._dtype = machine, given, dtype
+        self._count, *self._shape = shape
+        width = prod(self._shape)
+        self._empty = not self._count * width
+        outlines = (
+            _outline((1, 1, width), dtype),
+            _outline((1, 1, self._count), given),
+            _outline((1, self._count, width), given),
+        )
+        self._product = _prepared(machine, outlines, outlines)
+
+    def __call__(self, array: Any) -> Any:
+        total = self._machine.arrays.ndarray(self._shape, self._dtype)
+        if self._empty:
+            total.fill(0)
+        else:
+            self._product(total, self._machine.ones(self._count, self._given), array)
+        return total
 
 
 def _outline(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -85,13 +109,6 @@ def _recurrent_products(task: Task, dR: Any, d: Any, previous: Any) -> Iterator[
         return
     for i, gate in enumerate(gates):
         yield dR[i], d[:, gate].transpose(1, 2, 0), s
-
-
-def _sum_product(steps: int, width: int, dtype: Any) -> tuple[Product, Product]:
-    """(the product with ones, its outlines)."""
-    matrices = ((1, 1, width), (1, 1, steps), (1, steps, width))
-    outlines = tuple(_outline(shape, dtype) for shape in matrices)
-    return outlines, outlines  # type: ignore[return-value]
 
 
 def take(machine: Machine, array: Any, indices: tuple[int, ...], axis: int) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from gpu_support import Case, build, oracle
 
+from flashrnn_numba.arrays import DTYPES
 from flashrnn_numba.kernels import cublas
 from flashrnn_numba.kernels.cublas import describe
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.recent import Recent
-from flashrnn_numba.kernels.weight_gradients import WeightGradients
+from flashrnn_numba.kernels.weight_gradients import Sum, WeightGradients
 
 
 def matrix(array: np.ndarray, batch: int, rows: int, columns: int, operand) -> np.ndarray:
@@ -75,19 +76,44 @@ class CublasMachine(EmulatedMachine):
 
 @pytest.mark.parametrize("case", [Case("lstm"), Case("gru", H=3), Case("gru", H=1), Case(T=0)])
 def test_weight_gradients(case):
-    """dR and db from gate gradients and states, in the layouts that the kernels write."""
+    """dR from gate gradients and states, in the layouts that the kernels write."""
     case = case.with_(dtype="float64")
     task, *_ = build(case)
     random = np.random.default_rng(1)
     cell, T, H, D = task.cell, task.T, task.H, task.D
     dgates = random.standard_normal((task.B, T, len(cell.gates), H, D))
     previous = random.standard_normal((task.B, T, H, D))
-    dWx, dR, db = WeightGradients(CublasMachine(), task, dgates.dtype)(dgates, previous)
+    on = CublasMachine()
+    dWx, dR = WeightGradients(on, task, dgates.dtype)(dgates, previous)
     np.testing.assert_array_equal(dWx, dgates[:, :, list(cell.input_gates)])
     wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous)
     np.testing.assert_allclose(dR, wanted, atol=1e-12)
-    np.testing.assert_allclose(db, dgates[:, :, list(cell.bias_gates)].sum((0, 1)), atol=1e-12)
     assert oracle(case)[2].R.shape == dR.shape
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        ("float64", "float64"),
+        ("float32", "float32"),
+        ("float32", "bfloat16"),
+        ("float16", "float16"),
+    ],
+)
+def test_a_sum_over_the_first_axis_is_rounded_once(given, dtype):
+    array = np.random.default_rng(3).standard_normal((5, 2, 3, 4)).astype(given)
+    got = Sum(EmulatedMachine(), array.shape, array.dtype, DTYPES[dtype])(array)
+    wide = array.astype(np.float64 if given == "float64" else np.float32)
+    assert got.dtype == DTYPES[dtype]
+    np.testing.assert_array_equal(got, (np.ones(5, wide.dtype) @ wide.reshape(5, -1))
+                                  .reshape(2, 3, 4).astype(DTYPES[dtype]))  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 1, 3), (3, 0, 1, 3)])
+def test_a_sum_of_nothing_is_zero(shape):
+    got = Sum(EmulatedMachine(), shape, np.dtype(np.float32), DTYPES["bfloat16"])(np.ones(shape))
+    assert got.shape == shape[1:]
+    assert not got.any()
 
 
 class Memory:
@@ -196,14 +222,16 @@ def test_the_foreign_call_gets_what_the_header_declares(monkeypatch, case):
     cublas._gemm.cache_clear()
     try:
         task, *_ = build(case)
+        on = CallingMachine()
         random = np.random.default_rng(2)
         cell, B, T, H, D = task.cell, task.B, task.T, task.H, task.D
         dgates = random.standard_normal((B, T, len(cell.gates), H, D), np.float32)
         previous = random.standard_normal((B, T, H, D), np.float32)
-        _, dR, db = WeightGradients(CallingMachine(), task, dgates.dtype)(dgates, previous)
+        _, dR = WeightGradients(on, task, dgates.dtype)(dgates, previous)
+        sums = Sum(on, (B * T, *dgates.shape[2:]), dgates.dtype, dgates.dtype)(dgates)
     finally:
         cublas._gemm.cache_clear()
-    recurrent, biased = list(cell.recurrent_gates), list(cell.bias_gates)
+    recurrent = list(cell.recurrent_gates)
     wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, recurrent], previous)
     np.testing.assert_allclose(dR, wanted, atol=1e-4)
-    np.testing.assert_allclose(db, dgates[:, :, biased].sum((0, 1)), atol=1e-4)
+    np.testing.assert_allclose(sums, dgates.sum((0, 1)), atol=1e-4)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from gpu_support import Case, build, compare, mixed
 
+from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels import fused_backend, machine
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.interface import Task
@@ -32,6 +33,27 @@ def run(case: Case) -> None:
 def test_any_input_may_be_missing(emulated, without):
     flags = {f: f != without for f in FLAGS}
     run(Case("lstm", "bfloat16", B=3, T=3, H=2, D=24, **flags))
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype"), [("lstm", "bfloat16"), ("gru", "float16"), ("lstm", "float64")]
+)
+def test_the_bias_gradient_is_summed_over_batch_rows_only(monkeypatch, function, dtype):
+    """The kernels sum it over time: a product with ones over all steps would read all gate
+    gradients again."""
+    rows = []
+
+    class Watched(EmulatedMachine):
+        def multiply(self, out, a, b, precision="exact"):
+            if out.shape[1] == 1:
+                rows.append(b.shape)
+            super().multiply(out, a, b, precision)
+
+    monkeypatch.setattr(machine, "gpu", Watched)
+    case = Case(function, dtype, B=3, T=4, H=2, D=16)
+    run(case)
+    biased = len(get_cell(function).bias_gates)
+    assert rows == [(1, case.B, biased * case.H * case.D)]
 
 
 @pytest.mark.parametrize("function", ["gru", "slstm", "elman"])

@@ -62,7 +62,7 @@ def elements(array, axes):
 
 
 def backward(problem, tiling, kept="float32", words=True, schedule=None, sms=132):
-    """What the kernel writes for a problem: dgates, s_0 before each step, dinitial."""
+    """What the kernel writes for a problem: dgates, s_0 before each step, dinitial, dbias_rows."""
     B, T, H, D = problem.shape
     cell, inputs, dtype = problem.cell, problem.inputs, problem.inputs.Wx.dtype
     S, G = len(cell.states), len(cell.gates)
@@ -74,6 +74,7 @@ def backward(problem, tiling, kept="float32", words=True, schedule=None, sms=132
         gates[:, t] = np.moveaxis(g, 0, 1)
     form = np.float32 if kept == "float32" else dtype
     out = [np.full(s, np.nan, dtype) for s in ((B, T, G, H, D), (B, T, H, D), (S, B, 1, H, D))]
+    out.append(np.full((B, len(cell.bias_gates), H, D), np.nan, np.float32))
     reset = None if inputs.reset is None else inputs.reset.view(np.uint8)
     lengths = None if inputs.lengths is None else inputs.lengths.astype(np.int64)
     options = HAS_STATES * (inputs.states is not None) + HAS_RESET * (reset is not None)
@@ -106,14 +107,15 @@ def check(problem, tiling, **options):
     zero = np.zeros((len(cell.states), B, T, *problem.shape[2:]))
     dstates = zero if wide.dstates is None else wide.dstates
     want = reference.backward(task, wide.inputs, kept, dstates, wide.dlast)
-    dgates, previous, dinitial = (a.astype(float) for a in backward(problem, tiling, **options))
+    results = (a.astype(float) for a in backward(problem, tiling, **options))
+    dgates, previous, dinitial, dbias_rows = results
     got = {
         "dWx": (dgates[:, :, list(cell.input_gates)], want.Wx),
         "dR": (
             np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous),
             want.R,
         ),
-        "db": (dgates[:, :, list(cell.bias_gates)].sum((0, 1)), want.b),
+        "db": (dbias_rows.sum(0), want.b),
     }
     if want.states is not None:
         got["dinitial"] = (dinitial, want.states)
@@ -204,7 +206,7 @@ def test_gate_gradients_of_float32_are_rounded_for_the_product_only():
     problem = random_problem(lstm, "float32", (3, 4, 1, 16), seed=6)
     inputs = problem.inputs._replace(R=np.zeros_like(problem.inputs.R))
     problem = type(problem)(lstm, inputs, problem.dstates, problem.dlast)
-    dgates, previous, _ = backward(problem, Tiling(1, 4, 1))
+    dgates, previous, *_ = backward(problem, Tiling(1, 4, 1))
     states = reference.forward(oracle_task(lstm, inputs), exact(problem).inputs)[0]
     np.testing.assert_array_equal(previous[:, 1:], states[0, :, :-1].astype(np.float32))
     want = solve(problem)["dWx"]
@@ -257,8 +259,21 @@ def test_few_steps_through_mailboxes(T):
         return
     inputs = problem.inputs._replace(Wx=problem.inputs.Wx[:, :0])
     problem = type(problem)(lstm, inputs, problem.dstates[:, :, :0], problem.dlast)
-    _, _, dinitial = backward(problem, GRID)
+    _, _, dinitial, dbias_rows = backward(problem, GRID)
     np.testing.assert_array_equal(dinitial, problem.dlast)
+    assert not dbias_rows.any()
+
+
+@pytest.mark.parametrize("dtype", [BF, F])
+@pytest.mark.parametrize("D", [15, 16])
+def test_the_bias_gradient_sums_what_is_not_rounded(dtype, D):
+    """Of one step it is the gate gradients, before they become numbers of 16 bits."""
+    problem = random_problem(own, dtype, (3, 1, 1, D), seed=8)
+    dgates, _, _, dbias_rows = backward(problem, Tiling(1, 4, 1))
+    biased = list(own.bias_gates)
+    np.testing.assert_array_equal(dgates[:, 0, biased], dbias_rows.astype(dgates.dtype))
+    wide = solve(problem)["dWx"][:, 0, :1]  # gate `a`, which is the first with a bias too
+    assert relative_error(dbias_rows[:, :1].astype(float), wide) < 1e-5
 
 
 def test_same_bits_through_mailboxes():
