@@ -20,10 +20,10 @@ from .asm import (
     BLOCKS,
     I32,
     U32,
-    U32x4,
     U64,
     Literal,
     Registers,
+    U32x4,
     asm,
     emitted,
     instruction,
@@ -261,12 +261,6 @@ def cp_async_cg_16_once(t: Any, target: U32, source: U64) -> None:
 def st_global_v4_u32_once(t: Any, address: U64, value: U32x4) -> None:
     """16 bytes that need not stay in L2."""
     t.store("global", address, "<4I", value)
-
-
-@instruction("prefetch.global.L2 [{address}];", section="prefetch")
-def prefetch_l2(t: Any, address: U64) -> None:
-    """Bring a line of 128 bytes into L2; nothing waits for it."""
-    t.resolve("global", address, 1, 1)
 
 
 @instruction("cp.async.cg.shared.global [{target}], [{source}], 16, {valid};", section="cp.async")

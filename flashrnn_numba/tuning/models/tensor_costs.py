@@ -65,9 +65,10 @@ POINTWISE = 51  # percent of the cell's cycles
 # Exchange by st.async, beyond what is done meanwhile: cycles of an empty one, and cycles for 100
 # bytes that each CTA gives.
 EXCHANGE = {1: (50, 0), 2: (200, 10), 4: (238, 20), 8: (181, 90), 16: (0, 277)}
-L2_LATENCY = 1151  # until the first word of another CTA is there
-L2_INTAKE = 4  # for 100 bytes into a CTA
-ALONE = 54  # less, where no shared memory and no barrier lie between L2 and the product
+L2_LATENCY = 987  # until the first word of another CTA is there
+L2_INTAKE = 3  # for 100 bytes into a CTA
+ALONE = 250  # less, where no shared memory and no barrier lie between L2 and the product
+POLL = 17  # there: of each 16 bytes that a lane asks for, again and again
 
 
 def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
@@ -103,7 +104,7 @@ def exchange(z: Any, s: Any, rows: Any) -> Any:
     """Cycles until s_0 of so many rows is everywhere."""
     given = (s.batch if z.grid else rows) * s.units * z.size
     if z.grid:
-        latency = L2_LATENCY - ALONE * z.alone
+        latency = L2_LATENCY - (ALONE - POLL * s.polls) * z.alone
         return latency + L2_INTAKE * z.cluster * given // 100
     latency, slope = EXCHANGE[z.cluster]
     return latency + slope * given // 100
