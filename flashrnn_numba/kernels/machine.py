@@ -77,6 +77,9 @@ class Machine(Protocol):
     def capturing(self) -> bool:
         """Whether the caller records a graph of its own."""
 
+    def hold(self, *used: Any) -> None:
+        """If so: what the graph will use at each replay, and nobody else keeps, is never freed."""
+
     def stream(self) -> tuple[int, ...]:
         """The current (device, stream): what runs on another one is not ordered with it."""
 
@@ -133,6 +136,9 @@ class HostMachine:
     def capturing(self) -> bool:
         return False
 
+    def hold(self, *used: Any) -> None:
+        pass
+
     def stream(self) -> tuple[int, ...]:
         return 0, 0
 
@@ -153,6 +159,7 @@ class CupyMachine:
         self.multiply = cublas.multiply
         self._ones: dict[tuple[int, str], Any] = {}
         self._mailboxes = Recent(16)  # by stream: kernels of two streams may run at once
+        self._held: list[Any] = []
 
     def device(self) -> Device:
         return _limits(self.ordinal())
@@ -165,6 +172,7 @@ class CupyMachine:
         made = self.arrays.ndarray(shape, dtype)
         if made.nbytes:
             made.data.memset_async(byte, made.nbytes)
+        self.hold(made)
         return made
 
     def mailbox(self, words: int) -> Any:
@@ -204,6 +212,7 @@ class CupyMachine:
         if self.capturing():
             # what is launched here becomes part of the caller's graph
             work()
+            self._held.append(work)
         elif key not in graphs:
             work()
             graphs[key] = None
@@ -226,6 +235,10 @@ class CupyMachine:
 
     def capturing(self) -> bool:
         return bool(self.arrays.cuda.get_current_stream().is_capturing())
+
+    def hold(self, *used: Any) -> None:
+        if self.capturing():
+            self._held.append(used)
 
     def stream(self) -> tuple[int, ...]:
         pointer = int(self.arrays.cuda.get_current_stream().ptr)

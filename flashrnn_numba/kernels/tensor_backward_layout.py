@@ -7,14 +7,13 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cells import Cell
-from .tensor_layout import K_BYTES
+from .tensor_layout import K_BYTES, PASSAGE
 
 if TYPE_CHECKING:
     from ..tuning import Device
 
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
-PASSAGE = 96 * 1024  # bytes of shared memory, where fragments pass on their way to registers
 MOST_TURNS = 8  # letters that a thread waits for at a time: 4 registers each
 TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
 

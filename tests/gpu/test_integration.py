@@ -125,6 +125,34 @@ def test_within_a_graph_of_the_callers(backend):
         compare(CASE, from_backend(states), from_backend(last), None)
 
 
+@pytest.mark.parametrize("case", [CASE, CASE.with_(dtype="bfloat16", H=1, D=768)], ids=repr)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_graph_keeps_what_it_uses(backend, case):
+    """Only the results are kept; memory that was freed is overwritten, and not by the graph."""
+    import cupy
+
+    _, inputs, dstates, dlast = build(case)
+    given = [to_backend(a, "cupy") for a in (*inputs[:3], dstates, dlast)]
+
+    def both():
+        states, last, vjp = fr.flashrnn_vjp(*given[:3], backend=backend)
+        return states, last, vjp(*given[3:])
+
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        both()
+        stream.synchronize()
+        stream.begin_capture()
+        results = both()
+        graph = stream.end_capture()
+        sizes = [1 << n for n in range(9, 25)]
+        others = [cupy.full(n, 0xAB, cupy.uint8) for n in sizes for _ in range(4)]
+        for _ in range(2):
+            graph.launch(stream)
+        stream.synchronize()
+        compare(case, *host(results))
+        assert all(bool((other == 0xAB).all()) for other in others)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_torch_tensors(backend, dtype):

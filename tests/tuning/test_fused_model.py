@@ -85,7 +85,7 @@ def test_the_tiling_is_the_cheapest_of_all(direction):
 
 RECORDS = Path(__file__).parents[2] / "benchmarks/results"
 MEASURED: dict[tuple[str, int, int, int], list[tuple[Tiling, float]]] = {}
-for name in ("ranking-h200.json", "ranking-portable-h200.json"):
+for name in ("ranking-first-h200.json", "ranking-portable-h200.json", "ranking-h200.json"):
     for row in json.loads((RECORDS / name).read_text())["compared"]:
         if row["kernel"] == "portable" and (row["dtype"], row["B"]) == ("float32", 16):
             shape = row["direction"], row["D"], row["H"], row["B"]
@@ -103,12 +103,13 @@ def test_times_are_in_the_order_that_was_measured(shape, times):
     said = [1e3 * found.with_solution(vars(z), 0).seconds for z, _ in times]
     measured = [ms for _, ms in times]
     assert spearman(said, measured) > 0.9
-    off = sorted(abs(math.log(a / b)) for a, b in zip(said, measured, strict=True))
-    assert off[-3] < math.log(4 / 3)
+    # some were timed in two runs
+    off = {z: abs(math.log(a / ms)) for a, (z, ms) in zip(said, times, strict=True)}
+    assert sorted(off.values())[-3] < math.log(4 / 3)
     chosen = choose_tiling(cell, "float32", D, H, direction, device)
-    (ms,) = {ms for z, ms in times if z == chosen}
-    assert ms < 1.1 * min(measured)
-    assert found.seconds * 1e3 == pytest.approx(ms, rel=0.1)
+    of_chosen = [ms for z, ms in times if z == chosen]
+    assert max(of_chosen) < 1.1 * min(measured)
+    assert found.seconds * 1e3 == pytest.approx(of_chosen[-1], rel=0.1)
 
 
 def test_a_launch_is_shared_out_as_the_model_has_it():
