@@ -60,6 +60,8 @@ def stub() -> None:
     cublas._gemm = lambda: nothing
     cublas._handle = lambda device: handle
     machine._limits = lambda ordinal: Device.named("H200")
+    launch._check_resident = lambda *grid: None
+    machine.CupyMachine.filled = lambda self, shape, dtype, byte: cupy.ndarray(shape, dtype)
     machine.CupyMachine._lasting_ones = lambda self, count, dtype: cupy.ndarray(count, dtype)
 
 

@@ -151,6 +151,7 @@ class CupyMachine:
 
         self.arrays = cupy
         self.ordinal = cupy.cuda.device.get_device_id
+        self._stream = cupy.cuda.get_current_stream
         self.within = cupy.cuda.Device
         self.blocks_per_sm = launch.blocks_per_sm
         self.prepare = launch.prepare
@@ -179,11 +180,11 @@ class CupyMachine:
         if self.capturing():
             # a graph may run beside what is launched on this stream
             return self.filled((words,), "uint32", 0xFF)
-        stream = self.stream()
-        found = self._mailboxes.get(stream)
+        place = self.stream()
+        found = self._mailboxes.get(place)
         if found is None or found.size < words:
             found = self.filled((words,), "uint32", 0xFF)
-            self._mailboxes.put(stream, found)
+            self._mailboxes.put(place, found)
         return found
 
     def ones(self, count: int, dtype: Any) -> Any:
@@ -234,14 +235,16 @@ class CupyMachine:
         return graph
 
     def capturing(self) -> bool:
-        return bool(self.arrays.cuda.get_current_stream().is_capturing())
+        stream = self._stream()
+        # the default stream never is: that spares the question
+        return bool(stream.ptr) and bool(stream.is_capturing())
 
     def hold(self, *used: Any) -> None:
         if self.capturing():
             self._held.append(used)
 
     def stream(self) -> tuple[int, ...]:
-        pointer = int(self.arrays.cuda.get_current_stream().ptr)
+        pointer = self._stream().ptr
         if pointer == _PER_THREAD:
             return self.ordinal(), pointer, threading.get_ident()
         return self.ordinal(), pointer

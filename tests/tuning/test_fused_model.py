@@ -94,22 +94,35 @@ for name in ("ranking-first-h200.json", "ranking-portable-h200.json", "ranking-h
             )
 
 
+def predicted(shape, times):
+    direction, D, H, B = shape
+    task = Task(get_cell("lstm"), B, 1024, H, D, "float32", "cupy")
+    found = evaluate_model(model("portable"), task, Device.named("H200"), direction)
+    return found, [1e3 * found.with_solution(vars(z), 0).seconds for z, _ in times]
+
+
 @pytest.mark.parametrize(("shape", "times"), MEASURED.items(), ids=lambda x: str(x)[:20])
 def test_times_are_in_the_order_that_was_measured(shape, times):
-    """And within a third of them, where there is no outlier; the best are chosen."""
-    (direction, D, H, B), cell, device = shape, get_cell("lstm"), Device.named("H200")
-    task = Task(cell, B, 1024, H, D, "float32", "cupy")
-    found = evaluate_model(model("portable"), task, device, direction)
-    said = [1e3 * found.with_solution(vars(z), 0).seconds for z, _ in times]
+    """And the best are chosen."""
+    (direction, D, H, _), device = shape, Device.named("H200")
+    found, said = predicted(shape, times)
     measured = [ms for _, ms in times]
     assert spearman(said, measured) > 0.9
-    # some were timed in two runs
-    off = {z: abs(math.log(a / ms)) for a, (z, ms) in zip(said, times, strict=True)}
-    assert sorted(off.values())[-3] < math.log(4 / 3)
-    chosen = choose_tiling(cell, "float32", D, H, direction, device)
+    chosen = choose_tiling(get_cell("lstm"), "float32", D, H, direction, device)
     of_chosen = [ms for z, ms in times if z == chosen]
     assert max(of_chosen) < 1.1 * min(measured)
     assert found.seconds * 1e3 == pytest.approx(of_chosen[-1], rel=0.1)
+
+
+def test_nineteen_tilings_of_twenty_are_within_a_third_of_their_time():
+    """Also of those that no cost was fitted to (ranking-h200.json)."""
+    off = {
+        (shape, z): abs(math.log(a / ms))
+        for shape, times in MEASURED.items()
+        for a, (z, ms) in zip(predicted(shape, times)[1], times, strict=True)
+    }
+    assert len(off) > 200
+    assert sum(x > math.log(4 / 3) for x in off.values()) <= len(off) / 20
 
 
 def test_a_launch_is_shared_out_as_the_model_has_it():

@@ -1,6 +1,6 @@
-"""The tensor-core kernels' costs against tilings that were timed on an H200: with the models as they
-are (ranking-h200.json), the exchange through L2 as it became then (ranking-grid-h200.json, forward;
-the run before is of an older kernel), and the runs that the costs were fitted to."""
+"""The tensor-core kernels' costs against tilings that were timed on an H200: with the models as
+they are (ranking-h200.json), the exchange through L2 as it became then (ranking-grid-h200.json,
+forward; the runs before are of an older kernel), and the runs that the costs were fitted to."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ LSTM = get_cell("lstm")
 def timed():
     for run in ("first-", "tensor-", "", "grid-"):
         for row in json.loads((RESULTS / f"ranking-{run}h200.json").read_text())["compared"]:
-            older = row["kernel"] == "grid" and run != "grid-" or run == "first-"
+            older = (row["kernel"] == "grid" and run != "grid-") or run == "first-"
             if row["dtype"] == "bfloat16" and not (older and row["direction"] == "forward"):
                 name = f"{run}{row['kernel']} {row['direction']} {row['D']} {row['B']}"
                 yield pytest.param(row, id=name)
