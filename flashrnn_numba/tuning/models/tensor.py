@@ -299,7 +299,7 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> An
     crowd = 3 * counts.states * (own - 1) + minimum(z.n_tiles - 1, 1) * (20 * own - 8)
     # through L2: addresses; who takes s_0 alone computes few of them
     more = max(counts.states - 2, 0)
-    through_l2 = (1 - z.alone) * (32 - 16 * minimum(z.n_tiles - 1, 1) + 4 * more)
+    through_l2 = (1 - z.alone) * (32 - 16 * minimum(z.n_tiles - 1, 1) + 10 * more)
     columns_too = maximum(2 * polls - 6, 0) + 12 * more
     through_l2 = through_l2 + z.alone * columns_too + 16 * z.n_tiles * z.ragged
     fixed = 40 + crowd + 4 * EARLY + z.grid * through_l2
