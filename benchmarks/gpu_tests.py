@@ -114,6 +114,9 @@ def findings(tool: str) -> int | str:
         [*command, "benchmarks.sanitized_cases"], cwd=ROOT, capture_output=True, text=True
     )
     found = count_findings(done.stdout + done.stderr)
+    if found:
+        lines = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("=====")]
+        print(f"{tool}, the first of what it says:", *lines[:60], sep="\n", flush=True)
     if found is None or (found == 0 and done.returncode):
         return f"exit status {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
     return found

@@ -11,6 +11,7 @@ Calls with NumPy arrays go the whole way each time: there the values of `lengths
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -108,10 +109,14 @@ class PlannedCall:
             self._forward = partial(backend.forward, self._given, keep=keep)
 
     def forward(self, inputs: Inputs) -> Results:
-        if self._on.ordinal() == self._ordinal:
+        if self._on.ordinal() == self._ordinal and not self._on.capturing():
             return self._forward(inputs)
-        with self._on.within(self._ordinal):
+        with self._on.within(self._ordinal), self._held():
             return self._forward(inputs)
+
+    def _held(self) -> AbstractContextManager[Any]:
+        """While the caller records a graph, for what it will use again."""
+        return self._on.holding() if self._on.capturing() else nullcontext()
 
     def backward(self, inputs: Inputs, kept: Any, dstates: Any, dlast: Any) -> Gradients:
         metadata = _metadata(self._on, (dstates, dlast))
@@ -120,9 +125,9 @@ class PlannedCall:
             self._check(dstates, dlast)
             planned = self._plan_backward(inputs, dstates, dlast)
             self._backwards.put(metadata, planned)
-        if self._on.ordinal() == self._ordinal:
+        if self._on.ordinal() == self._ordinal and not self._on.capturing():
             return planned(inputs, kept, dstates, dlast)
-        with self._on.within(self._ordinal):
+        with self._on.within(self._ordinal), self._held():
             return planned(inputs, kept, dstates, dlast)
 
     def _check(self, dstates: Any, dlast: Any) -> None:

@@ -77,8 +77,9 @@ class Machine(Protocol):
     def capturing(self) -> bool:
         """Whether the caller records a graph of its own."""
 
-    def hold(self, *used: Any) -> None:
-        """If so: what the graph will use at each replay, and nobody else keeps, is never freed."""
+    def holding(self) -> AbstractContextManager[Any]:
+        """What is allocated within is never freed: a graph of the caller's uses it at each replay,
+        and nobody tells when the graph is gone."""
 
     def stream(self) -> tuple[int, ...]:
         """The current (device, stream): what runs on another one is not ordered with it."""
@@ -136,8 +137,8 @@ class HostMachine:
     def capturing(self) -> bool:
         return False
 
-    def hold(self, *used: Any) -> None:
-        pass
+    def holding(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def stream(self) -> tuple[int, ...]:
         return 0, 0
@@ -173,7 +174,6 @@ class CupyMachine:
         made = self.arrays.ndarray(shape, dtype)
         if made.nbytes:
             made.data.memset_async(byte, made.nbytes)
-        self.hold(made)
         return made
 
     def mailbox(self, words: int) -> Any:
@@ -239,9 +239,16 @@ class CupyMachine:
         # the default stream never is: that spares the question
         return bool(stream.ptr) and bool(stream.is_capturing())
 
-    def hold(self, *used: Any) -> None:
-        if self.capturing():
-            self._held.append(used)
+    def holding(self) -> AbstractContextManager[Any]:
+        cuda = self.arrays.cuda
+        allocate = cuda.get_allocator()
+
+        def held(size: int) -> Any:
+            memory = allocate(size)
+            self._held.append(memory)
+            return memory
+
+        return cuda.using_allocator(held)
 
     def stream(self) -> tuple[int, ...]:
         pointer = self._stream().ptr

@@ -50,16 +50,12 @@ class Forward:
     def __call__(self, inputs: Inputs) -> tuple[Any, Any, Kept | None]:
         array = self._array
         states, last = array(self._states, self._dtype), array(self._last, self._dtype)
-        given = inputs
-        if not self._as_given:
-            given = gpu.prepared(self._machine, inputs)
-            self._machine.hold(given)
+        given = inputs if self._as_given else gpu.prepared(self._machine, inputs)
         if not self._keep:
             self._launch(*given, states, last, None, None)
             return states, last, None
         exact = states[1:] if self._same else array(self._exact, self._real)
         gates = array(self._gates, self._real)
-        self._machine.hold(exact, gates)
         self._launch(*given, states, last, exact, gates)
         return states, last, Kept(gates, states, exact)
 
@@ -104,7 +100,6 @@ class Backward:
         dgates, previous = array(self._dgates, dtype), array(self._previous, dtype)
         dinitial = array(self._dinitial, dtype)
         dbias_rows = array(self._dbias_rows, self._real)
-        self._machine.hold(inputs, dstates, dlast, previous, dbias_rows)
         _, R, _, initial, reset, lengths = inputs
         gates, states, exact = kept
         self._launch(

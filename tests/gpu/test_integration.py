@@ -186,13 +186,13 @@ def test_the_drivers_errors_have_the_plan():
 def test_out_of_memory_leaves_no_state_behind(backend):
     import cupy
 
-    pool = cupy.get_default_memory_pool()
-    call(CASE, backend)
-    pool.free_all_blocks()
-    pool.set_limit(size=pool.total_bytes() + (1 << 16))
-    try:
+    # a pool of its own: what others have left there is no room
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        call(CASE, backend)
+        pool.free_all_blocks()
+        pool.set_limit(size=pool.total_bytes() + (1 << 16))
         with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
             call(CASE.with_(B=300), backend)
-    finally:
         pool.set_limit(size=0)
     compare(CASE, *host(call(CASE, backend)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -229,3 +230,14 @@ def test_recent_forgets_what_is_not_asked_for():
     assert recent.get(49) == "49"
     recent.clear()
     assert recent.get(49) is None
+
+
+def test_while_the_caller_captures_all_memory_is_held(on, monkeypatch):
+    """Both directions, for each call: a graph may use it at any time."""
+    held = []
+    monkeypatch.setattr(on, "holding", lambda: nullcontext(held.append(1)))
+    run(CASE)
+    assert not held
+    monkeypatch.setattr(on, "capturing", lambda: True)
+    run(CASE)
+    assert len(held) == 2

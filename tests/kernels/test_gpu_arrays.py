@@ -95,7 +95,7 @@ class Stream:
     """A CuPy stream that only counts."""
 
     def __init__(self, capturing=False):
-        self.capturing, self.captured, self.launched, self.ptr = capturing, 0, 0, 0
+        self.capturing, self.captured, self.launched, self.ptr = capturing, 0, 0, 5
 
     def is_capturing(self):
         return self.capturing
@@ -124,6 +124,7 @@ def graph_machine(stream):
             get_current_stream=lambda: stream, Stream=lambda non_blocking: stream, runtime=runtime
         )
     )
+    on._stream, on._held = (lambda: stream), []
     return on
 
 
@@ -142,3 +143,22 @@ def test_in_a_callers_capture_nothing_is_captured_by_us():
     for _ in range(3):
         graph_machine(stream).replay(graphs, "key", lambda: done.append(1))
     assert (len(done), stream.captured, graphs) == (3, 0, {})
+
+
+def test_what_a_callers_graph_uses_is_never_freed():
+    cupy = pytest.importorskip("cupy")
+    taken = []
+
+    def allocate(size):
+        memory = cupy.cuda.UnownedMemory(1 << 40, max(size, 1), None, 0)
+        taken.append(cupy.cuda.MemoryPointer(memory, 0))
+        return taken[-1]
+
+    on = CupyMachine.__new__(CupyMachine)
+    on.arrays, on._held = cupy, []
+    with cupy.cuda.using_allocator(allocate):
+        with on.holding():
+            cupy.ndarray((3,), "float32")
+        cupy.ndarray((3,), "float32")
+    assert len(taken) == 2
+    assert on._held == taken[:1]
