@@ -238,13 +238,16 @@ class _Product(_Blocks):
         if name not in self.products and name not in self.columns:
             return node
         assert isinstance(node.value, ast.Call)
-        result, b = ast.unparse(node.targets[0]), ast.unparse(node.value.args[-1])
+        columns = node.value.args[-1]
+        result, b = ast.unparse(node.targets[0]), ast.unparse(columns)
         if name in self.columns:
             return ast.parse(
                 f"{result} = ({_beside(self.columns[name], 'ld_shared_u32')}({b}),)"
             ).body
         maker = self.products[name]
-        if _called(maker) == "columns_mma":
+        if isinstance(columns, ast.Tuple):  # B in registers
+            word = f"{_beside(maker, 'bits_f32')}({ast.unparse(columns.elts[0])})"
+        elif _called(maker) == "columns_mma":
             word = f"{_beside(maker, 'bits_f32')}({b}[0])"
         else:
             word = f"{_beside(maker, 'ld_shared_f32')}({b})"

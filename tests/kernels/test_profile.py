@@ -103,11 +103,12 @@ ONE, ALONE = Tiling(1, 1, 2, 1, 9, 1), Backward(1, 1, 1)
     [
         (32, "forward", Tiling(2, 1, 1, 2, 9, 1), ALONE),
         (16, "forward", Tiling(2, 1, 1, 1, 9, 1, grid=True), ALONE),
+        (32, "forward", Tiling(2, 1, 2, 1, 9, 1, grid=True), ALONE),  # B in registers
         (12, "kept", ONE, ALONE),
         (32, "backward", ONE, Backward(2, 1, 2, each=1, half=True)),
         (64, "backward", ONE, Backward(2, 1, 2, each=1, half=True, grid=True, strip=1)),
     ],
-    ids=["cluster", "grid", "one block", "backward cluster", "backward grid"],
+    ids=["cluster", "grid", "grid, one warp a part", "one block", "backward cluster", "backward grid"],
 )
 def test_variants_end_within_their_memory(D, direction, tiling, backward, monkeypatch):
     monkeypatch.setattr(tensor, "choose_tiling", lambda *_: tiling)
