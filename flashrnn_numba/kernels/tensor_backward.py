@@ -336,6 +336,9 @@ def product_in_strips(z: Layout, tiling: Tiling) -> str:
     lines = ["columns = load_columns(ptx.shared_at(b_at, tile))"]
     for i, (first, last, staged) in enumerate(strips(z, tiling)):
         resident = f"fragments[{4 * first}:{4 * last}], " if last > first else ""
+        if i:
+            # ptxas would read the fragments of all strips at once, into registers that are R's
+            lines.append("ptx.sync_warp(uint32(FULL))")
         lines.append(f"acc = strip{i}({resident}ptx.shared_at(staged_at, {staged}), columns)")
         lines.append(f"part_with_sums({i * tiling.strip}, {tiling.strip})")
     return "\n".join(lines)

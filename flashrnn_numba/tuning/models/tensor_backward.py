@@ -32,6 +32,7 @@ MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them
 MAIL = 12  # registers: where partial sums go and come from
 # registers through L2: fragments that ptxas loads from shared memory early; of strips
 AHEAD_OF_USE, STRIPS = 28, 20
+SM_100 = 24  # registers that ptxas takes more there than for the cards before, at most
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
 
@@ -300,7 +301,7 @@ def model(
         sending = sending + AHEAD_OF_USE * minimum(staged, 1)
         sending = sending + STRIPS * minimum(m_tiles // strip - 1, 1)
     need = 4 * resident * k_steps + sending
-    need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
+    need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46 + SM_100 * (device.sm >= 100)
     cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
     for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
         if n > MAX_THREADS:
