@@ -66,11 +66,16 @@ def _plan(
     on: Machine, task: Task, backend: str, given: Inputs, keep: bool, package: str | None
 ) -> PlannedCall:
     ordinal = _check_device(on, on.metadata(given.Wx)[-1], **given._asdict())
-    with on.within(ordinal):
+    with on.within(ordinal), _held(on):
         chosen = choose(task, backend)
         if package is None:
             return PlannedCall(on, ordinal, task, chosen, given, keep)
         return ExchangedCall(package, on, ordinal, task, chosen, given, keep)
+
+
+def _held(on: Machine) -> AbstractContextManager[Any]:
+    """While the caller records a graph, for what it will use again. Planning may copy, too."""
+    return on.holding() if on.capturing() else nullcontext()
 
 
 class Call:
@@ -111,12 +116,8 @@ class PlannedCall:
     def forward(self, inputs: Inputs) -> Results:
         if self._on.ordinal() == self._ordinal and not self._on.capturing():
             return self._forward(inputs)
-        with self._on.within(self._ordinal), self._held():
+        with self._on.within(self._ordinal), _held(self._on):
             return self._forward(inputs)
-
-    def _held(self) -> AbstractContextManager[Any]:
-        """While the caller records a graph, for what it will use again."""
-        return self._on.holding() if self._on.capturing() else nullcontext()
 
     def backward(self, inputs: Inputs, kept: Any, dstates: Any, dlast: Any) -> Gradients:
         metadata = _metadata(self._on, (dstates, dlast))
@@ -127,7 +128,7 @@ class PlannedCall:
             self._backwards.put(metadata, planned)
         if self._on.ordinal() == self._ordinal and not self._on.capturing():
             return planned(inputs, kept, dstates, dlast)
-        with self._on.within(self._ordinal), self._held():
+        with self._on.within(self._ordinal), _held(self._on):
             return planned(inputs, kept, dstates, dlast)
 
     def _check(self, dstates: Any, dlast: Any) -> None:
@@ -137,7 +138,7 @@ class PlannedCall:
         _check_device(self._on, self._ordinal, dstates=dstates, dlast=dlast)
         if not plans(self._backend):
             return partial(self._backend.backward, self._given)
-        with self._on.within(self._ordinal):
+        with self._on.within(self._ordinal), _held(self._on):
             return self._backend.prepare_backward(self._given, inputs, dstates, dlast)
 
 

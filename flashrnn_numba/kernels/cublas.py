@@ -1,4 +1,5 @@
 """Matrix products by cuBLAS, called directly: CuPy refuses to call it while a graph is captured.
+(And one that it does not have: narrow_product.py.)
 
 `multiply(out, a, b)` computes out[n] = a[n] @ b[n] for a batch of matrices, reading any matrix
 whose rows or columns are contiguous where it lies, transposed or not; `prepare` does all of it but

@@ -177,14 +177,17 @@ class CupyMachine:
         return made
 
     def mailbox(self, words: int) -> Any:
-        if self.capturing():
-            # a graph may run beside what is launched on this stream
+        stream = self._stream()
+        if self.capturing() or stream.ptr == _PER_THREAD:
+            # a graph may run beside what is launched on this stream; and who knows which thread
+            # had this one's name before
             return self.filled((words,), "uint32", 0xFF)
-        place = self.stream()
-        found = self._mailboxes.get(place)
+        place = self.ordinal(), stream.ptr
+        _, found = self._mailboxes.get(place) or (None, None)
         if found is None or found.size < words:
             found = self.filled((words,), "uint32", 0xFF)
-            self._mailboxes.put(place, found)
+            # with the stream: while this is kept no other one can get its handle
+            self._mailboxes.put(place, (stream, found))
         return found
 
     def ones(self, count: int, dtype: Any) -> Any:
@@ -194,6 +197,8 @@ class CupyMachine:
         if found is None or found.size < count:
             if self.capturing():
                 return self.arrays.ones(count, dtype)
+            if found is not None:
+                self._held.append(found)  # another stream or a graph may read it at any time
             found = self._ones[key] = self._lasting_ones(count, dtype)
         return found
 
@@ -213,7 +218,6 @@ class CupyMachine:
         if self.capturing():
             # what is launched here becomes part of the caller's graph
             work()
-            self._held.append(work)
         elif key not in graphs:
             work()
             graphs[key] = None

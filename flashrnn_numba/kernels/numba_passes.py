@@ -5,8 +5,8 @@ alive joins sets of names until nothing changes, its SSA pass walks through the 
 for each variable with several assignments, and each of a thousand sums of two integers is looked up
 among all that `+` can mean. This is more than half of a kernel's compile time; with sets of bits,
 only the blocks that mention a variable, and a memory of what was looked up, a tenth of it remains.
-Two passes find nothing to do here and are left out: kernels have no closures, and no arithmetic on
-whole arrays.
+Two passes find nothing to do here and are left out: kernels have no closures, no indexing by
+strings and no arrays made of constants.
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ def quick_passes() -> Iterator[None]:
             (ssa, "_run_ssa", run_ssa),
             (untyped_passes, "fixup_var_define_in_scope", define_in_scopes),
             (BaseFunction, "get_call_type", remembering(BaseFunction.get_call_type)),
-            (untyped_passes.InlineClosureLikes, "run_pass", nothing_to_do),
-            (typed_passes.NopythonRewrites, "run_pass", nothing_to_do),
+            (
+                untyped_passes.InlineClosureLikes,
+                "run_pass",
+                left_out(untyped_passes.InlineClosureLikes),
+            ),
+            (typed_passes.NopythonRewrites, "run_pass", left_out(typed_passes.NopythonRewrites)),
             (Lower, "_find_singly_assigned_variable", find_singly_assigned),
         ):
             stack.callback(setattr, place, name, getattr(place, name))
@@ -139,9 +143,15 @@ def define_in_scopes(blocks: Mapping) -> None:
                 scope.localvars.define(name, variable)
 
 
-def nothing_to_do(self: Any, state: Any) -> bool:
-    """A pass that changes nothing."""
-    return False
+def left_out(pass_class: Any) -> Callable[..., bool]:
+    """Its run_pass, which changes nothing in this thread. Another one may be compiling kernels that
+    are not ours."""
+    thread, run_pass = threading.get_ident(), pass_class.run_pass
+
+    def unless_here(self: Any, state: Any) -> bool:
+        return threading.get_ident() != thread and bool(run_pass(self, state))
+
+    return unless_here
 
 
 def find_singly_assigned(lower: Any) -> None:

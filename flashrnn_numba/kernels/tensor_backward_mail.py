@@ -7,7 +7,7 @@ sender, [slot][receiver][sender][m tile][n tile][row octet][quad], four 16-bit n
 These 64 bits are a message of their own: they are written and read whole, and their lowest bit is
 the *mark* that tells a new message from that of two steps ago. So there are no fences, flags or
 barriers of the grid, which cost more than the data. The receiver asks for all that a thread is to
-fetch, and asks again for what is not there yet.
+fetch, and for all of it again while something is missing.
 
 Two slots are enough: nobody sends for step n + 2 before having received all of step n + 1, and each
 block sends that after all its threads have fetched step n (a block barrier lies between). The marks

@@ -41,7 +41,7 @@ def tensor_forward(
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
     gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
-    mailbox,  # for each group [SLOTS, 16 bytes of units, BATCH] and a counter, if GRID: all NOTHING
+    mailbox,  # for each group [planes, SLOTS, 16 bytes of units, PLANE] and a counter, if GRID
     B,
     T,
     H,

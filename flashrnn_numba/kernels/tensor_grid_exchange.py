@@ -12,11 +12,11 @@ other ones. The mailbox is there for one launch after the other: the CTA that is
 sees to it that the next one finds it empty.
 
 The mailbox is to stay in the L2 cache: inputs and states, which pass by, are marked as not worth
-keeping there (cp_async_cg_16_once), and a slot serves again SLOTS steps later. Who has received
-all of s_t knows that all have read s_{t-1}, and puts NOTHING over its own words of it. That this is
-seen before the slot's next s_0 is asked for takes two fences in between, of the writer and after it
-of the reader. Every thread has one in SLOTS / 4 steps, so both have been SLOTS / 2 + 2 steps after
-s_{t-1} was sent; SLOTS is 8 at least.
+keeping there (cp_async_cg_16_once, st_global_v4_u32_once), and a slot serves again SLOTS steps
+later. Who has received all of s_t knows that all have read s_{t-1}, and puts NOTHING over its own
+words of it. That this is seen before the slot's next s_0 is asked for takes two fences in between,
+of the writer and after it of the reader. Every thread has one in SLOTS / 4 steps, so both have been
+SLOTS / 2 + 2 steps after s_{t-1} was sent; SLOTS is 8 at least.
 
 Warps that share a sum over k wait only for their own part of s_0. Where several warps need a part
 they take turns in fetching it, into shared memory. Where one warp alone needs it (ALONE) it goes

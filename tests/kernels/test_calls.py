@@ -241,3 +241,6 @@ def test_while_the_caller_captures_all_memory_is_held(on, monkeypatch):
     monkeypatch.setattr(on, "capturing", lambda: True)
     run(CASE)
     assert len(held) == 2
+    calls.forget()
+    run(CASE)  # what planning allocates, too
+    assert len(held) == 6

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from dataclasses import replace
 
 import pytest
 
 from flashrnn_numba.cells import get_cell
-from flashrnn_numba.kernels import fused, launch, tensor
+from flashrnn_numba.kernels import fused, launch, narrow_product, tensor, tensor_backward
 from flashrnn_numba.kernels.assemble import compile_ptx
 from flashrnn_numba.kernels.launch import Program
-from flashrnn_numba.kernels.numba_passes import live_map, quick_passes
+from flashrnn_numba.kernels.numba_passes import left_out, live_map, quick_passes
 from flashrnn_numba.kernels.tensor_layout import Tiling
 from flashrnn_numba.tuning import Device
 
@@ -79,6 +80,17 @@ def programs() -> dict[str, Program]:
         "tensor cores": tensor.program(
             lstm, "bfloat16", 64, Tiling(1, 1, 1, 1, 255, 1), tensor.Variant(True, True, True)
         ),
+        "through L2": tensor.program(
+            lstm,
+            "bfloat16",
+            32,
+            Tiling(2, 1, 2, 1, 255, 1, grid=True),
+            tensor.Variant(False, False, True),
+        ),
+        "backward": tensor_backward.backward_program(
+            get_cell("gru"), "float16", 32, tensor_backward.Tiling(2, 4, 1, each=1)
+        ),
+        "narrow product": narrow_product.program("bfloat16"),
     }
 
 
@@ -106,8 +118,23 @@ def test_the_same_code_comes_out(name):
 def test_numbas_passes_are_back_afterwards():
     analysis = pytest.importorskip("numba.cuda.core.analysis")
     function = pytest.importorskip("numba.core.types.functions").BaseFunction
-    before = analysis.compute_live_map, function.get_call_type
+    closures = pytest.importorskip("numba.cuda.core.untyped_passes").InlineClosureLikes
+    before = analysis.compute_live_map, function.get_call_type, closures.run_pass
     with quick_passes():
         assert analysis.compute_live_map is live_map
         assert function.get_call_type is not before[1]
-    assert (analysis.compute_live_map, function.get_call_type) == before
+        assert closures.run_pass is not before[2]
+    assert (analysis.compute_live_map, function.get_call_type, closures.run_pass) == before
+
+
+def test_no_pass_is_left_out_in_other_threads():
+    class Pass:
+        def run_pass(self, state):
+            return True
+
+    run, found = left_out(Pass), []
+    other = threading.Thread(target=lambda: found.append(run(Pass(), None)))
+    other.start()
+    other.join()
+    assert found == [True]
+    assert run(Pass(), None) is False

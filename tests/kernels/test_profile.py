@@ -108,7 +108,7 @@ ONE, ALONE = Tiling(1, 1, 2, 1, 9, 1), Backward(1, 1, 1)
         (32, "backward", ONE, Backward(2, 1, 2, each=1, half=True)),
         (64, "backward", ONE, Backward(2, 1, 2, each=1, half=True, grid=True, strip=1)),
     ],
-    ids=["cluster", "grid", "grid, one warp a part", "one block", "backward cluster", "backward grid"],
+    ids=["cluster", "grid", "grid, alone", "one block", "backward cluster", "backward grid"],
 )
 def test_variants_end_within_their_memory(D, direction, tiling, backward, monkeypatch):
     monkeypatch.setattr(tensor, "choose_tiling", lambda *_: tiling)
