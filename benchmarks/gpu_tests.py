@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,21 @@ def findings(tool: str) -> int | str:
     )
     found = count_findings(done.stdout + done.stderr)
     if found:
-        lines = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("=====")]
-        print(f"{tool}, the first of what it says:", *lines[:60], sep="\n", flush=True)
+        print(f"{tool}: {digest(done.stdout)}", flush=True)
     if found is None or (found == 0 and done.returncode):
         return f"exit status {done.returncode}: {(done.stdout + done.stderr)[-500:]}"
     return found
+
+
+def digest(output: str) -> str:
+    """How often which kernel was found at what, and the first finding in full."""
+    blocks = re.split(r"^=========\s*$", output, flags=re.MULTILINE)
+    headed = re.compile(r"^========= (\S.*)\n(?:=========\s+at (\S+))?", re.MULTILINE)
+    found = [headed.search(block) for block in blocks]
+    heads = Counter(f.groups() for f in found if f and "SUMMARY" not in f[1])
+    first = next((block for block in blocks if " at " in block), "")
+    counts = [f"{n} x {what} at {where}" for (what, where), n in heads.most_common(20)]
+    return "\n".join([*counts, *first.splitlines()[:30]])
 
 
 def count_findings(output: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +27,13 @@ def poison() -> None:
         block.fill(0xFF)
 
 
-def run(case: Case, backend: str) -> tuple[Any, Any, Gradients]:
+def run(
+    case: Case, backend: str, prepare_memory: Callable[[], None] = poison
+) -> tuple[Any, Any, Gradients]:
     """All results of a call, as NumPy arrays."""
     task, inputs, dstates, dlast = arrays_there(case)
     chosen = backends.choose(task, backend)
-    poison()
+    prepare_memory()
     states, last, kept = chosen.forward(task, inputs, keep=True)
     return arrays_back(states, last, chosen.backward(task, inputs, kept, dstates, dlast))
 
