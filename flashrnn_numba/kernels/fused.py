@@ -155,6 +155,11 @@ def prepare_backward(
     return Backward(on, task, inputs, dstates, dlast, launch)
 
 
+def expected(on: Machine, task: Task, inputs: Inputs) -> Program:
+    """The kernel that `prepare_backward` will take."""
+    return _planned(on, task, "backward").program
+
+
 def run_forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Plan | None = None
 ) -> tuple[Any, Any, Kept | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..tuning import Device
-from . import fused, gpu, machine, tensor, tensor_backward_run
+from . import fused, gpu, machine, tensor, tensor_backward_run, weight_gradients
 from .fused_layout import Direction
 from .interface import Gradients, Inputs, Task
 from .passes import Backward, Forward, Kept
@@ -44,16 +44,23 @@ def _no_tensor_tiling(task: Task, device: Device, direction: Direction) -> str |
 def prepare_forward(task: Task, inputs: Inputs, keep: bool) -> Forward:
     """`forward` for any inputs of the same metadata, on the current device."""
     on = machine.gpu()
+    if keep:
+        # compiled while forward's kernel is
+        backward = _backward_kernel(task, on.device())
+        on.expect([backward.expected(on, task, inputs), *weight_gradients.expected(task)])
     tensor_cores = uses_tensor_cores(task, on.device(), "forward")
     kernel: Any = tensor if tensor_cores else fused
     return kernel.prepare_forward(on, task, inputs, keep)
 
 
+def _backward_kernel(task: Task, device: Device) -> Any:
+    return tensor_backward_run if uses_tensor_cores(task, device, "backward") else fused
+
+
 def prepare_backward(task: Task, inputs: Inputs, dstates: Any, dlast: Any) -> Backward:
     """`backward` for any arrays of the same metadata, on the current device."""
     on = machine.gpu()
-    tensor_cores = uses_tensor_cores(task, on.device(), "backward")
-    kernel: Any = tensor_backward_run if tensor_cores else fused
+    kernel = _backward_kernel(task, on.device())
     return kernel.prepare_backward(on, task, inputs, dstates, dlast)
 
 

@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import ahead
 from .driver import Launch
 from .generated import cache_directory, digest_of, load
 
@@ -91,7 +92,8 @@ def _version(package: str) -> str:
 
 
 def compilations() -> tuple[str, ...]:
-    """Digests of the programs that this process compiled, in order; cached ones do not count."""
+    """Digests of the programs that this process compiled, or had compiled, in order; cached ones do
+    not count."""
     return tuple(_compiled)
 
 
@@ -124,12 +126,26 @@ def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
     with _lock:
         if key not in _code:
             path = _cache_file(program, cc)
-            found = _read(path)
+            found = _read(path) or _compiled_ahead(program, path)
             if found is None:
                 found = _compile(program, cc)
                 _write(path, found)
             _code[key] = found
         return _code[key]
+
+
+def expect(programs: Sequence[Program], cc: tuple[int, int]) -> None:
+    """These will be needed soon: what is not compiled yet another process begins to compile."""
+    files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
+    missing = {file: p for file, p in files.items() if not file.exists()}
+    ahead.start(list(missing.values()), cc, cache_directory(), list(missing))
+
+
+def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:
+    found = _read(path) if ahead.wait(path) else None
+    if found is not None:
+        _compiled.append(program.digest)
+    return found
 
 
 def _compile(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:

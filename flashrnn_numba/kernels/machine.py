@@ -52,6 +52,9 @@ class Machine(Protocol):
 
     def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None: ...
 
+    def expect(self, programs: Sequence[Program]) -> None:
+        """These will be needed soon."""
+
     def prepare_product(
         self, out: View, a: View, b: View, precision: str = "exact"
     ) -> Callable[..., None]:
@@ -125,6 +128,9 @@ class HostMachine:
         made.view("uint8").fill(byte)
         return made
 
+    def expect(self, programs: Sequence[Program]) -> None:
+        """Nothing is compiled."""
+
     def mailbox(self, words: int) -> Any:
         return self.filled((words,), "uint32", 0xFF)
 
@@ -165,6 +171,10 @@ class CupyMachine:
 
     def device(self) -> Device:
         return _limits(self.ordinal())
+
+    def expect(self, programs: Sequence[Program]) -> None:
+        major_and_minor = self.arrays.cuda.Device().compute_capability
+        launch.expect(programs, (int(major_and_minor[:-1]), int(major_and_minor[-1])))
 
     def metadata(self, array: Any) -> tuple[Any, ...]:
         data = array.data

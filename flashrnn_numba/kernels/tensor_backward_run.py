@@ -54,10 +54,7 @@ def prepare_backward(
     on: Machine, task: Task, inputs: Inputs, dstates: Any, dlast: Any, chosen: Tiling | None = None
 ) -> Backward:
     """Backward on a machine's current device; `chosen` overrules the solver."""
-    device = on.device()
-    tiling = chosen or winner(on, "tensor", task, "backward") or plan(task, device)
-    if tiling is None:
-        raise ValueError(no_tiling(task, device))
+    tiling = chosen or _tiling(on, task)
     given = gpu.prepared(on, inputs)
     d, last = gpu.readable(on, dstates), gpu.readable(on, dlast)
     copied = d is not None and not _reachable(d, tiling)
@@ -66,11 +63,27 @@ def prepare_backward(
     options = backward_options(inputs, dstates, dlast)
     options |= D_WORDS if d is not None and in_words(d) else 0
     sizes = [task.clip or 0.0, task.B, task.T, task.H, options]
-    resets = inputs.reset is not None
-    program = backward_program(task.cell, task.dtype, task.D, tiling, resets=resets)
-    all_waves = waves(task.cell, task.D, tiling, task.B, task.H, device)
+    program = _program(task, inputs, tiling)
+    all_waves = waves(task.cell, task.D, tiling, task.B, task.H, on.device())
     launch = prepare_waves(on, program, all_waves, backward_strides(given, d, last), sizes)
     return Backward(on, task, inputs, dstates, dlast, launch, copied)
+
+
+def expected(on: Machine, task: Task, inputs: Inputs) -> Program:
+    """The kernel that `prepare_backward` will take."""
+    return _program(task, inputs, _tiling(on, task))
+
+
+def _tiling(on: Machine, task: Task) -> Tiling:
+    tiling = winner(on, "tensor", task, "backward") or plan(task, on.device())
+    if tiling is None:
+        raise ValueError(no_tiling(task, on.device()))
+    return tiling
+
+
+def _program(task: Task, inputs: Inputs, tiling: Tiling) -> Program:
+    resets = inputs.reset is not None
+    return backward_program(task.cell, task.dtype, task.D, tiling, resets=resets)
 
 
 def run_backward(

@@ -119,7 +119,8 @@ def tensor_forward(
 
     place = (lane & 7) // SPREAD * PITCH + (lane >> 3) * 16 + split * (K_STEPS * 32)
     operand = held_u32(shared_at(base, place))
-    partial = shared_at(base, SUMS_AT + strip * (PAIRS * (SPLITS - 1) * RECURRENT * 256) + lane * 8)
+    handed_at = SUMS_AT + strip * (PAIRS * (SPLITS - 1) * SUM_WORDS * 128)
+    partial = shared_at(base, handed_at + lane * (SUM_WIDTH * 4))
     for t in range(int32(T)):
         odd = uint32(t & 1)
         load_early()

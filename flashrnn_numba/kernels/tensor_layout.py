@@ -161,7 +161,7 @@ def geometry(
     pitch = size * padded + 16  # an odd multiple of 16 bytes: ldmatrix without bank conflicts
     batch = z.batch
     sums_at = state_buffers(z) * batch * pitch
-    sums = groups * pairs * (z.splits - 1) * recurrent * 8 * WARP
+    sums = groups * pairs * (z.splits - 1) * recurrent * (2 // z.spread) * 4 * WARP
     tile_pitch = 16 * (units * size // 16 | 1)
     ring_at = sums_at + sums
     out_at = ring_at + z.ahead * inputs * batch * tile_pitch

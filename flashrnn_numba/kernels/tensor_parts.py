@@ -109,7 +109,7 @@ def own_chunks():
         chunk = item % CTA_CHUNKS
         unit = rank * UNITS + chunk * CHUNK
         x_left[i] = int32(0)
-        if item < INPUTS * BATCH * CTA_CHUNKS:
+        if item < INPUTS * BATCH * CTA_CHUNKS and row < rows:
             x_left[i] = int32(D - unit)
         at = min(row0 + row, B - 1) * x_strides[0] + input_gate * x_strides[2]
         at += head * x_strides[3] + min(unit, D - 1) * x_strides[4]
@@ -225,36 +225,37 @@ def whole_sums():
 
 def combined_sums():
     """Warps hand the partial sums of pairs that are not theirs to the owner."""
+    handed = cuda.local.array(SUM_WORDS, float32)
     for q in unroll(PAIRS):
+        for i in unroll(SUM_WORDS):
+            handed[i] = accumulators[
+                ((q // N_TILES * RECURRENT + i // COLUMNS) // 2 * N_TILES + q % N_TILES) * 4
+                + (q // N_TILES * RECURRENT + i // COLUMNS) % 2 * 2
+                + i % COLUMNS
+            ]
         if split == q % SPLITS:
-            for r in unroll(RECURRENT):
-                for e in unroll(COLUMNS):
-                    sums[(q // SPLITS * RECURRENT + r) * COLUMNS + e] = accumulators[
-                        ((q // N_TILES * RECURRENT + r) // 2 * N_TILES + q % N_TILES) * 4
-                        + (q // N_TILES * RECURRENT + r) % 2 * 2
-                        + e
-                    ]
+            for i in unroll(SUM_WORDS):
+                sums[q // SPLITS * SUM_WORDS + i] = handed[i]
         else:
             # the owner's own place is left out
             place = q * (SPLITS - 1) + split
             if split > q % SPLITS:
                 place -= 1
-            for r in unroll(RECURRENT):
-                st_shared_v2_f32(
-                    shared_at(partial, (place * RECURRENT + r) * 256),
-                    (
-                        accumulators[
-                            ((q // N_TILES * RECURRENT + r) // 2 * N_TILES + q % N_TILES) * 4
-                            + (q // N_TILES * RECURRENT + r) % 2 * 2
-                        ],
-                        accumulators[
-                            ((q // N_TILES * RECURRENT + r) // 2 * N_TILES + q % N_TILES) * 4
-                            + (q // N_TILES * RECURRENT + r) % 2 * 2
-                            + 1
-                        ],
-                    ),
-                )
+            for c in unroll(SUM_WORDS // SUM_WIDTH):
+                hand_on(shared_at(partial, place * (SUM_WORDS * 128) + c * (SUM_WIDTH * 128)), c)
     cuda.syncthreads()
+
+
+def hand_on(place, c):
+    if SUM_WIDTH == 4:
+        st_shared_v4_f32(
+            place,
+            (handed[(c) * 4], handed[(c) * 4 + 1], handed[(c) * 4 + 2], handed[(c) * 4 + 3]),
+        )
+    elif SUM_WIDTH == 2:
+        st_shared_v2_f32(place, (handed[(c) * 2], handed[(c) * 2 + 1]))
+    else:
+        st_shared_f32(place, handed[c])
 
 
 def collect_sums():
@@ -262,11 +263,22 @@ def collect_sums():
     for p in unroll(OWN):
         if EVEN or p * SPLITS + split < PAIRS:
             for s in unroll(SPLITS - 1):
-                for r in unroll(RECURRENT):
-                    place = (p * SPLITS + split) * (SPLITS - 1) + s
-                    both = ld_shared_v2_f32(shared_at(partial, (place * RECURRENT + r) * 256))
-                    for e in unroll(COLUMNS):
-                        sums[(p * RECURRENT + r) * COLUMNS + e] += both[e]
+                for c in unroll(SUM_WORDS // SUM_WIDTH):
+                    place = ((p * SPLITS + split) * (SPLITS - 1) + s) * (SUM_WORDS * 128)
+                    add_handed(shared_at(partial, place + c * (SUM_WIDTH * 128)), p, c)
+
+
+def add_handed(place, p, c):
+    if SUM_WIDTH == 4:
+        all_four = ld_shared_v4_f32(place)
+        for i in unroll(4):
+            sums[(p) * SUM_WORDS + (c) * 4 + i] += all_four[i]
+    elif SUM_WIDTH == 2:
+        both = ld_shared_v2_f32(place)
+        for i in unroll(2):
+            sums[(p) * SUM_WORDS + (c) * 2 + i] += both[i]
+    else:
+        sums[(p) * SUM_WORDS + (c)] += ld_shared_f32(place)
 
 
 # results ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from math import gcd
 from typing import Any
 
 from ..cells import Cell
@@ -82,6 +83,7 @@ def source(
             "fragment_row", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
             "fetch_input", "arrive_input", "load_states", "fetch_reset",
             "restart_states", "collect_sums", "write_states", "write_last", "keep_gates",
+            "hand_on", "add_handed",
         )
     }  # fmt: skip
     pieces |= _numbers(size)
@@ -212,6 +214,7 @@ def _constants(
 ) -> dict[str, Any]:
     gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), tiling.batch
     spread = tiling.spread
+    sum_words = len(cell.recurrent_gates) * (2 // spread)
     chunks = batch * z.units * size // 16  # 16 bytes of a tile [row][unit]
     loads = -(-inputs // 4)
     fans = 4 * spread if size == 2 else 2 * spread
@@ -272,6 +275,8 @@ def _constants(
         "GROUPS": z.groups,
         "PAIRS": z.pairs,
         "OWN": z.own_pairs,
+        "SUM_WORDS": sum_words,  # of a pair, in a thread
+        "SUM_WIDTH": gcd(sum_words, 4),  # of them that it hands on at once
         "EVEN": int(z.own_pairs * tiling.splits == z.pairs),
         "THREADS": z.threads,
         "CTA_CHUNKS": z.units * size // 16,

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from . import narrow_product
 from .cublas import View
+from .formats import FORMATS
 from .interface import Task
+from .launch import Program
 from .machine import Machine
 
 Product = tuple[Any, Any, Any]  # out, a, b: views of outlines
@@ -51,6 +54,12 @@ class WeightGradients:
             for product in self._products:
                 product(dR, dgates, previous)
         return take(self._machine, dgates, self._task.cell.input_gates, 2), dR
+
+
+def expected(task: Task) -> list[Program]:
+    """The kernels of ours that `Sum` takes."""
+    form = FORMATS[task.dtype]
+    return [narrow_product.program(task.dtype)] if form.element != form.real else []
 
 
 class Sum:

@@ -257,7 +257,7 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     in_shared = fragments - in_registers
     chunks = units * z.size // 16
     tile = batch * 16 * (chunks + 1 - chunks % 2)
-    sums = groups * pairs * (z.splits - 1) * counts.recurrent * 256
+    sums = groups * pairs * (z.splits - 1) * counts.recurrent * (2 // z.spread) * 128
     room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
     staging = FRAGMENT_BYTES * warps
     staged = maximum(4, z.grid * maximum(0, 1 - in_shared) * (PASSAGE // staging))

@@ -1,0 +1,95 @@
+"""Programs that another process compiles."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("numba_cuda", reason="the other process compiles with numba-cuda")
+
+from flashrnn_numba.kernels import ahead, launch
+from flashrnn_numba.kernels.launch import Program
+
+TEXT = """
+from numba import cuda
+
+
+def triple(x, n):
+    i = cuda.grid(1)
+    if i < n:
+        x[i] *= 3
+"""
+TRIPLE = Program("triple", TEXT, ("float32*", "int64"), threads=64)
+OTHER = replace(TRIPLE, threads=32)
+
+
+@pytest.fixture
+def compiled_here(monkeypatch, tmp_path):
+    """Digests of what this process compiles; no code in memory, an empty cache, two processors."""
+    monkeypatch.setattr(launch, "_code", {})
+    monkeypatch.setattr(launch, "_compiled", [])
+    monkeypatch.setattr(launch, "cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(ahead, "_running", {})
+    monkeypatch.setattr(ahead, "_processors", lambda: 2)
+    monkeypatch.delenv("FLASHRNN_NUMBA_COMPILE_AHEAD", raising=False)
+    here, plain = [], launch._compile
+
+    def counted(program, cc):
+        here.append(program.digest)
+        return plain(program, cc)
+
+    monkeypatch.setattr(launch, "_compile", counted)
+    return here
+
+
+def test_what_is_expected_is_compiled_elsewhere_and_counted(compiled_here):
+    launch.expect([TRIPLE, OTHER], (9, 0))
+    launch.expect([TRIPLE], (9, 0))  # is under way
+    assert len({id(process) for process, _ in ahead._running.values()}) == 1
+    for program in (TRIPLE, OTHER):
+        entry, code = launch.machine_code(program, (9, 0))
+        assert entry in code.decode("latin1")
+    assert compiled_here == []
+    assert launch.compilations() == (TRIPLE.digest, OTHER.digest)
+    launch.expect([TRIPLE], (9, 0))
+    assert len(ahead._running) == 2
+
+
+def test_it_is_the_code_that_this_process_would_make(compiled_here, monkeypatch):
+    launch.expect([TRIPLE], (9, 0))
+    elsewhere = launch.machine_code(TRIPLE, (9, 0))
+    assert launch._compile(TRIPLE, (9, 0)) == elsewhere
+
+
+@pytest.mark.parametrize("trouble", ["dies", "hangs", "is not Python", "switched off", "one core"])
+def test_without_the_other_process_this_one_compiles(compiled_here, monkeypatch, trouble):
+    if trouble == "dies":
+        monkeypatch.setattr(ahead, "_SCRIPT", "raise SystemExit(1)")
+    elif trouble == "hangs":
+        monkeypatch.setattr(ahead, "_SCRIPT", "import time; time.sleep(5)")
+        monkeypatch.setattr(ahead, "_PATIENCE", 0.2)
+    elif trouble == "is not Python":
+        monkeypatch.setattr(sys, "executable", "/usr/bin/blender")
+    elif trouble == "switched off":
+        monkeypatch.setenv("FLASHRNN_NUMBA_COMPILE_AHEAD", "0")
+    else:
+        monkeypatch.setattr(ahead, "_processors", lambda: 1)
+    launch.expect([TRIPLE], (9, 0))
+    assert bool(ahead._running) == (trouble in ("dies", "hangs"))
+    began = time.monotonic()
+    assert launch.machine_code(TRIPLE, (9, 0))[0]
+    assert time.monotonic() - began < 60
+    assert compiled_here == [TRIPLE.digest]
+    assert launch.compilations() == (TRIPLE.digest,)
+
+
+def test_a_directory_that_cannot_be_written(compiled_here, monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr(launch, "cache_directory", lambda: blocked / "cache")
+    launch.expect([TRIPLE], (9, 0))
+    assert not ahead._running
+    assert launch.machine_code(TRIPLE, (9, 0))[0]
