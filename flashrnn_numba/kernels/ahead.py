@@ -17,7 +17,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .numba_passes import no_collection
 
 if TYPE_CHECKING:
     from .launch import Program
@@ -82,10 +84,28 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def work(task: dict) -> None:
-    """What the other process does."""
+def work(task: dict[str, Any]) -> None:
+    """What the other process does: the first program itself, each of the others in a fork, where
+    there are forks, of what has Numba already."""
+    with no_collection():
+        import numba.cuda  # noqa: F401
+
     from .launch import Program, machine_code
 
     major, minor = task["cc"]
-    for facts in task["programs"]:
-        machine_code(Program(**{**facts, "arguments": tuple(facts["arguments"])}), (major, minor))
+    first, *others = (
+        Program(**{**facts, "arguments": tuple(facts["arguments"])}) for facts in task["programs"]
+    )
+    if not hasattr(os, "fork"):
+        for program in (first, *others):
+            machine_code(program, (major, minor))
+        return
+    forks = []
+    for program in others:
+        forks.append(os.fork())
+        if not forks[-1]:
+            machine_code(program, (major, minor))
+            os._exit(0)
+    machine_code(first, (major, minor))
+    for fork in forks:
+        os.waitpid(fork, 0)

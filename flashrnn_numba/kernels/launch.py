@@ -26,6 +26,7 @@ from typing import Any
 from . import ahead
 from .driver import Launch
 from .generated import cache_directory, digest_of, load
+from .numba_passes import no_collection, quick_passes
 
 _FOLDER = Path(__file__).parent
 # what generated modules import: a change there is another program
@@ -113,7 +114,6 @@ def signature(program: Program) -> Any:
 
 def compile_to_ptx(program: Program, cc: tuple[int, int]) -> str:
     from .assemble import compile_ptx
-    from .numba_passes import quick_passes
 
     bounds = (program.threads, 1)
     with quick_passes():
@@ -126,7 +126,7 @@ def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
     with _lock:
         if key not in _code:
             path = _cache_file(program, cc)
-            found = _read(path) or _compiled_ahead(program, path)
+            found = _compiled_ahead(program, path) or _read(path)
             if found is None:
                 found = _compile(program, cc)
                 _write(path, found)
@@ -149,7 +149,8 @@ def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:
 
 
 def _compile(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
-    ptx = compile_to_ptx(program, cc)
+    with no_collection():  # also while Numba is imported
+        ptx = compile_to_ptx(program, cc)
     entry = re.search(r"\.entry\s+([\w$]+)", ptx)
     assert entry is not None
     _compiled.append(program.digest)

@@ -6,15 +6,20 @@ for each variable with several assignments, and each of a thousand sums of two i
 among all that `+` can mean. This is more than half of a kernel's compile time; with sets of bits,
 only the blocks that mention a variable, and a memory of what was looked up, a tenth of it remains.
 Two passes find nothing to do here and are left out: kernels have no closures, no indexing by
-strings and no arrays made of constants.
+strings and no arrays made of constants. So is what a log would be told of SSA. And meanwhile no
+garbage is collected: a million small objects that are all in use make the collector busy for a
+fifth of the time.
 """
 
 from __future__ import annotations
 
+import gc
+import inspect
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import Any
 
 _lock = threading.RLock()
@@ -25,8 +30,11 @@ Names = Mapping[Any, set[str]]  # by a block's label
 def quick_passes() -> Iterator[None]:
     """Numba compiles with them, for a while."""
     from numba.core.types.functions import BaseFunction
-    from numba.cuda.core import analysis, ssa, typed_passes, untyped_passes
+    from numba.cuda.core import analysis, base, ssa, typed_passes, untyped_passes
     from numba.cuda.lowering import Lower
+    from numba.cuda.typing import templates
+
+    signatures = Signatures()
 
     with _lock, ExitStack() as stack:
         for place, name, quick in (
@@ -41,10 +49,53 @@ def quick_passes() -> Iterator[None]:
             ),
             (typed_passes.NopythonRewrites, "run_pass", left_out(typed_passes.NopythonRewrites)),
             (Lower, "_find_singly_assigned_variable", find_singly_assigned),
+            (ssa, "_logger", Silence()),
+            (templates, "inspect", signatures),
+            (base, "_has_loc", lambda function: "loc" in signatures.signature(function).parameters),
         ):
             stack.callback(setattr, place, name, getattr(place, name))
             setattr(place, name, quick)
         yield
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without Python's garbage collector."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+class Silence:
+    """A log that nobody reads."""
+
+    def debug(self, *message: Any) -> None:
+        pass
+
+
+class Signatures:
+    """The module `inspect`, which remembers functions' signatures by their code and defaults."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, inspect.Signature] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(inspect, name)
+
+    def signature(self, function: Any) -> inspect.Signature:
+        if not isinstance(function, FunctionType) or function.__dict__:
+            return inspect.signature(function)
+        defaults = function.__defaults__, function.__kwdefaults__
+        if any(defaults):  # which may be no keys
+            return inspect.signature(function)
+        found = self._known.get(function.__code__)
+        if found is None:
+            found = self._known[function.__code__] = inspect.signature(function)
+        return found
 
 
 def live_map(cfg: Any, blocks: Mapping, used: Names, defined: Names) -> dict[Any, set[str]]:

@@ -196,4 +196,3 @@ def test_out_of_memory_leaves_no_state_behind(backend):
             call(CASE.with_(B=300), backend)
         pool.set_limit(size=0)
     compare(CASE, *host(call(CASE, backend)))
-

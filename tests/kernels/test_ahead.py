@@ -58,12 +58,6 @@ def test_what_is_expected_is_compiled_elsewhere_and_counted(compiled_here):
     assert len(ahead._running) == 2
 
 
-def test_it_is_the_code_that_this_process_would_make(compiled_here, monkeypatch):
-    launch.expect([TRIPLE], (9, 0))
-    elsewhere = launch.machine_code(TRIPLE, (9, 0))
-    assert launch._compile(TRIPLE, (9, 0)) == elsewhere
-
-
 @pytest.mark.parametrize("trouble", ["dies", "hangs", "is not Python", "switched off", "one core"])
 def test_without_the_other_process_this_one_compiles(compiled_here, monkeypatch, trouble):
     if trouble == "dies":

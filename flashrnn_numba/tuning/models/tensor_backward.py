@@ -31,7 +31,7 @@ MOST_OWN_TILES = 6  # of 16 units, of a block of a grid
 MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them, in a grid
 MAIL = 12  # registers: where partial sums go and come from
 # registers through L2: fragments that ptxas loads from shared memory early; of strips
-AHEAD_OF_USE, STRIPS = 28, 20
+AHEAD_OF_USE, STRIPS = 28, 12
 SM_100 = 24  # registers that ptxas takes more there than for the cards before, at most
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
