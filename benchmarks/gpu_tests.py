@@ -6,6 +6,7 @@ python -m benchmarks.gpu_tests          # writes benchmarks/results/gpu-tests-h2
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="stop pytest after so many")
     given = parser.parse_args()
     name = device_name()
+    os.environ["FLASHRNN_NUMBA_COMPILE_AHEAD"] = "0"  # other tests have the processors
     with ThreadPoolExecutor() as pool:
         # side by side: the compilers' work, not the GPU's, takes the time
         outcome = pool.submit(suite, given.tests, given.select, given.workers, given.seconds)

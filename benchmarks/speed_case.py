@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import statistics
 import time
 import traceback
@@ -132,15 +134,17 @@ class Prepared:
         self.functions[peer, "forward+backward"] = runs.both
 
     def time(self, rounds: int) -> list[dict[str, Any]]:
-        """Each implementation once a round, in turn; one row for each and direction."""
+        """Each implementation once a round, in random order; one row for each and direction."""
         import cupy
 
         event = cupy.cuda.Event
         taken: dict[tuple[str, str], list[float]] = {key: [] for key in self.functions}
         for function in self.functions.values():
             function()
+        order = random.Random(0)
         for _ in range(rounds):
-            for key, function in self.functions.items():
+            for key in order.sample(list(self.functions), len(self.functions)):
+                function = self.functions[key]
                 begin, end = event(), event()
                 cupy.cuda.Device().synchronize()
                 begin.record()
@@ -167,6 +171,7 @@ def work(
     """Prepare beside the other cases (compilers take the time); when all are done, time it while
     nobody else does anything."""
     prepared, notes = None, []
+    os.environ["FLASHRNN_NUMBA_COMPILE_AHEAD"] = "0"  # the other cases have the processors
     try:
         prepared = Prepared(case)
     except Exception as problem:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -196,3 +199,31 @@ def test_out_of_memory_leaves_no_state_behind(backend):
             call(CASE.with_(B=300), backend)
         pool.set_limit(size=0)
     compare(CASE, *host(call(CASE, backend)))
+
+
+def test_backwards_kernels_are_compiled_by_another_process(tmp_path):
+    """While this one compiles forward's; another process afterwards finds all on disk."""
+    script = (
+        "import cupy, flashrnn_numba as fr\n"
+        "from flashrnn_numba.kernels import launch\n"
+        "here, plain = [], launch._compile\n"
+        "launch._compile = lambda p, cc: (here.append(p.name), plain(p, cc))[1]\n"
+        "a = [cupy.ones(s, 'float16') for s in ((2, 3, 4, 1, 32), (4, 1, 32, 32), (4, 1, 32))]\n"
+        "states, _, vjp = fr.flashrnn_vjp(*a)\n"
+        "vjp(cupy.ones_like(states))\n"
+        "cupy.cuda.Device().synchronize()\n"
+        "print(*here, len(launch.compilations()))\n"
+    )
+    environment = {**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": str(tmp_path)}
+    environment.pop("FLASHRNN_NUMBA_COMPILE_AHEAD", None)
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert outputs == [["tensor_forward", "3"], ["0"]]

@@ -56,6 +56,31 @@ def test_the_bias_gradient_is_summed_over_batch_rows_only(monkeypatch, function,
     assert rows == [(1, case.B, biased * case.H * case.D)]
 
 
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_forward_says_which_kernels_backward_will_take(monkeypatch, dtype, keep):
+    """They are compiled while forward's is."""
+    expected = []
+
+    class Watched(EmulatedMachine):
+        def expect(self, programs):
+            expected.extend(programs)
+
+    on = Watched()
+    monkeypatch.setattr(machine, "gpu", lambda: on)
+    task, inputs, dstates, dlast = build(Case("lstm", dtype, B=3, T=2, H=2, D=16))
+    task = replace(task, kind="cupy")
+    _, _, kept = fused_backend.forward(task, inputs, keep=keep)
+    if not keep:
+        assert not expected
+        return
+    before = len(on.launched)
+    fused_backend.backward(task, inputs, kept, dstates, dlast)
+    ours = [p for p in expected if p.name != "narrow_product"]  # the emulator multiplies itself
+    assert ours == on.launched[before:]
+    assert len(expected) - len(ours) == (dtype == "bfloat16")
+
+
 @pytest.mark.parametrize("function", ["gru", "slstm", "elman"])
 def test_cells(emulated, function):
     run(Case(function, "float16", B=2, T=3, H=1, D=17, clip=0.5))
