@@ -22,8 +22,8 @@ def new_memory() -> None:
 
 
 def poison_products() -> None:
-    """What cuBLAS writes, initcheck does not see (a product of its own, without any kernel of ours,
-    is 'uninitialized' to the last byte). So its results are poisoned before; it adds to none."""
+    """What cuBLAS writes, initcheck may not see: dR computed alone, without any kernel of ours, is
+    'uninitialized' to the last byte. So its results are poisoned before; it adds to none."""
     import cupy
 
     from flashrnn_numba.kernels import cublas

@@ -50,6 +50,7 @@ TABLE = (
     Case("lstm", 768, 1, 16, backend="alternating", peers=("flashrnn_alternating", *CUDNN)),
     Case("gru", 768, 1, 16, backend="alternating", peers=("flashrnn_alternating", *CUDNN)),
 )
+TOGETHER = 10  # cases of the sweep whose arrays and oracles lie in the GPU's memory at a time
 SWEEP = (
     *(Case("lstm", d, 768 // d, 16, peers=FUSED) for d in (16, 32, 64, 96, 128, 192, 256, 384)),
     *(Case("lstm", d, 1, 16, peers=CUDNN[:1]) for d in (768, 1024, 1536, 2048)),
@@ -79,7 +80,8 @@ def main() -> int:
         cases = [_with_peers(c, arguments.peers) for c in (SWEEP if arguments.sweep else TABLE)]
         cases = [c for c in cases if any(t in c.name for t in arguments.only or [""])]
         result = {**origin(), "device": _device(), "rows": [], "notes": []}
-        for rows, notes in measure(cases, arguments.rounds):
+        together = TOGETHER if arguments.sweep else len(TABLE)
+        for rows, notes in measure(cases, arguments.rounds, together):
             result |= {"rows": rows, "notes": notes}
             if arguments.json:  # after each case: a lease may end at any time
                 write(arguments.json, result)
@@ -106,8 +108,21 @@ def _device() -> str:
     return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
-def measure(cases: list[Case], rounds: int) -> Iterator[tuple[list, list[str]]]:
-    """After each case: the rows so far, in the order of the cases, and notes."""
+def measure(
+    cases: list[Case], rounds: int, together: int
+) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
+    """After each case: the rows so far, in the order of the cases, and notes. together -- cases
+    that are prepared side by side."""
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for first in range(0, len(cases), together):
+        before = rows, notes
+        for found in _measure_together(cases[first : first + together], rounds):
+            rows, notes = before[0] + found[0], before[1] + found[1]
+            yield rows, notes
+
+
+def _measure_together(cases: list[Case], rounds: int) -> Iterator[tuple[list, list[str]]]:
     context = multiprocessing.get_context("spawn")
     found: dict[int, tuple[list[dict[str, Any]], list[str]]] = {}
     with context.Manager() as manager:
