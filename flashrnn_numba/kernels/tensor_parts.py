@@ -109,7 +109,7 @@ def own_chunks():
         chunk = item % CTA_CHUNKS
         unit = rank * UNITS + chunk * CHUNK
         x_left[i] = int32(0)
-        if item < INPUTS * BATCH * CTA_CHUNKS and (GRID == 0 or row < rows):
+        if item < INPUTS * BATCH * CTA_CHUNKS and row < rows:
             x_left[i] = int32(D - unit)
         at = min(row0 + row, B - 1) * x_strides[0] + input_gate * x_strides[2]
         at += head * x_strides[3] + min(unit, D - 1) * x_strides[4]
