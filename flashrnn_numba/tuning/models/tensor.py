@@ -106,7 +106,7 @@ def statement(
     fixed = {"grid": int(spread.grid), "size": size, "cluster": spread.blocks}
     return Statement(
         partial(model, cell, B, H, D, device, spread, size),
-        fixed | {"ragged": ragged(D, size)},
+        fixed | {"ragged": ragged(D, size), "older": older(device)},
         least=at_least(cell, B, H, D, device, spread, size),
     )
 
@@ -114,6 +114,11 @@ def statement(
 def ragged(D: int, size: int) -> int:
     """1 where numbers are moved one by one, not 16 bytes at a time."""
     return int(D * size % 16 != 0)
+
+
+def older(device: Device) -> int:
+    """1 for cards before Hopper, where ptxas takes some registers more for four n tiles in a grid."""
+    return int(device.sm < 90)
 
 
 def ways(D: int, device: Device) -> list[Spread]:
@@ -195,6 +200,7 @@ def model(
         grid=int(grid),
         size=size,
         ragged=ragged(D, size),
+        older=older(device),
         cluster=c,
         n_tiles=p.variable("n_tiles", N_TILES),
         octets=p.variable("octets", octets),
@@ -252,7 +258,11 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     polls = -(-k_steps * batch // (16 * maximum(groups, 1)))  # of 16 bytes
     polls = z.grid * (z.alone * (k_steps // 2) + (1 - z.alone) * polls)
     needed = _registers(counts, z, m_tiles, own, polls)
+    needed = needed + 4 * z.older * z.grid * (z.n_tiles // 4)
     left = _register_limit(warps) - needed
+    # fragments that stream take more beside s_0 that goes straight into registers, or many states
+    streams = minimum(maximum(4 * fragments - left, 0), 1)
+    left = left - streams * (8 * z.alone if counts.states <= 2 else 12 * (1 - z.grid))
     in_registers = minimum(fragments, left // 4)
     in_shared = fragments - in_registers
     chunks = units * z.size // 16
@@ -302,7 +312,9 @@ def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> An
     through_l2 = (1 - z.alone) * (32 - 16 * minimum(z.n_tiles - 1, 1) + 10 * more)
     columns_too = maximum(2 * polls - 6, 0) + 12 * more
     through_l2 = through_l2 + z.alone * columns_too + 16 * z.n_tiles * z.ragged
-    fixed = 40 + crowd + 4 * EARLY + z.grid * through_l2
+    # elsewhere: what ptxas keeps of many states, of sums in two chains, of further octets
+    in_cluster = 14 * more + 12 * (z.chains - 1) + 4 * (z.octets - 1)
+    fixed = 40 + crowd + 4 * EARLY + z.grid * through_l2 + (1 - z.grid) * in_cluster
     # what is fetched is in shared memory before the product begins, or takes part in it
     working = accumulators + maximum(combined, 4 * polls * z.alone)
     return fixed + own * pair + maximum(working, 4 * polls)

@@ -32,7 +32,7 @@ MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them
 MAIL = 12  # registers: where partial sums go and come from
 # registers through L2: fragments that ptxas loads from shared memory early; of strips
 AHEAD_OF_USE, STRIPS = 28, 12
-SM_100 = 24  # registers that ptxas takes more there than for the cards before, at most
+SM_100 = 24  # registers that ptxas takes more there than for the cards before, at least
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
 
@@ -301,7 +301,10 @@ def model(
         sending = sending + AHEAD_OF_USE * minimum(staged, 1)
         sending = sending + STRIPS * minimum(m_tiles // strip - 1, 1)
     need = 4 * resident * k_steps + sending
-    need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46 + SM_100 * (device.sm >= 100)
+    need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
+    if device.sm >= 100:
+        # ptxas reads B of more k steps ahead there
+        need = need + (SM_100 if grid else maximum(SM_100, 12 + 8 * k_steps * n_tiles))
     cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
     for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
         if n > MAX_THREADS:
