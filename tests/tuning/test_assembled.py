@@ -38,6 +38,13 @@ CHOSEN = [
     # the largest heads fill all registers
     ("tensor", "lstm", "bfloat16", 512, 1, 128, "H200"),
     ("tensor", "lstm", "bfloat16", 768, 1, 16, "H200"),
+    # these spilled once: many states, two chains of sums, n tiles, B read ahead, many strips
+    ("tensor", "slstm", "bfloat16", 320, 1, 128, "H200"),
+    ("tensor", "lstm", "bfloat16", 192, 4, 128, "H200"),
+    ("tensor", "gru", "bfloat16", 512, 1, 128, "H200"),
+    ("tensor", "lstm", "bfloat16", 256, 3, 128, "B200"),
+    ("tensor", "slstm", "bfloat16", 640, 1, 128, "H200"),
+    ("tensor", "slstm", "bfloat16", 128, 6, 16, "A100"),
     *(("portable", "lstm", "float32", 64, 12, 16, device) for device in DEVICES),
     # the widest cell in the widest dtype takes the most registers
     *(("alternating", "slstm", "float64", 64, 12, 16, device) for device in DEVICES),
@@ -46,7 +53,7 @@ CHOSEN = [
 
 @needs_ptxas
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("chosen", CHOSEN, ids=lambda z: f"{z[0]} {z[3]} {z[-1]}")
+@pytest.mark.parametrize("chosen", CHOSEN, ids=lambda z: f"{z[0]} {z[1]} {z[3]} B {z[5]} {z[-1]}")
 def test_the_model_says_what_ptxas_says(chosen, direction):
     kernel, *shape = chosen
     case = Case(kernel, direction, *shape)

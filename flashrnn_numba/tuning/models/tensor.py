@@ -117,7 +117,7 @@ def ragged(D: int, size: int) -> int:
 
 
 def older(device: Device) -> int:
-    """1 for cards before Hopper, where ptxas takes some registers more for four n tiles in a grid."""
+    """1 for cards before Hopper, where ptxas takes more registers for four n tiles in a grid."""
     return int(device.sm < 90)
 
 

@@ -30,8 +30,9 @@ MAX_THREADS = 512
 MOST_OWN_TILES = 6  # of 16 units, of a block of a grid
 MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them, in a grid
 MAIL = 12  # registers: where partial sums go and come from
-# registers through L2: fragments that ptxas loads from shared memory early; of strips
-AHEAD_OF_USE, STRIPS = 28, 12
+# registers through L2: fragments that ptxas loads from shared memory early; of strips, and of each
+# beyond four
+AHEAD_OF_USE, STRIPS, MANY_STRIPS = 28, 12, 12
 SM_100 = 24  # registers that ptxas takes more there than for the cards before, at least
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
@@ -294,17 +295,21 @@ def model(
         unit="bytes",
     )
     kept = _kept(cell)
-    sending = maximum(16, 4 * strip * n_tiles)
+    sending = maximum(16, 4 * strip * n_tiles) + 6 * (n_tiles - 1) * (J > 1) * (1 - grid)
     if grid:
         # B and the sums of a strip, or letters; where to and from
         sending = maximum(sending + 2 * n_tiles * J * k_steps, 4 * turns + 4) + MAIL
         sending = sending + AHEAD_OF_USE * minimum(staged, 1)
-        sending = sending + STRIPS * minimum(m_tiles // strip - 1, 1)
+        strips = m_tiles // strip
+        sending = sending + STRIPS * minimum(strips - 1, 1) + MANY_STRIPS * maximum(strips - 4, 0)
     need = 4 * resident * k_steps + sending
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
     if device.sm >= 100:
-        # ptxas reads B of more k steps ahead there
-        need = need + (SM_100 if grid else maximum(SM_100, 12 + 8 * k_steps * n_tiles))
+        # ptxas reads B of more k steps ahead there, and streamed fragments of a lone gate
+        early = SM_100 + 8 * k_steps * n_tiles + 12 * (J == 1) * minimum(staged, 1)
+        need = need + (SM_100 if grid else early)
+    elif device.sm < 90 and cluster == 1:
+        need = need + 4
     cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
     for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
         if n > MAX_THREADS:
