@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +36,13 @@ work(task)
 _running: dict[Path, tuple[subprocess.Popen[bytes], float]] = {}
 
 
-def start(programs: Sequence[Program], cc: tuple[int, int], cache: Path, files: list[Path]) -> None:
-    """Have programs compiled into `files` of a cache directory. None are, where that would not
+def start(programs: Mapping[Path, Program], cc: tuple[int, int], cache: Path) -> None:
+    """Have programs compiled into these files of a cache directory. None are, where that would not
     help: no second processor, no Python to start, nothing can be written."""
-    files = [file for file in files if file not in _running]
-    if not files or not _possible(cache):
+    programs = {file: p for file, p in programs.items() if file not in _running}
+    if not programs or not _possible(cache):
         return
-    task = {"path": sys.path, "cc": cc, "programs": [asdict(p) for p in programs]}
+    task = {"path": sys.path, "cc": cc, "programs": [asdict(p) for p in programs.values()]}
     with tempfile.TemporaryFile() as given, contextlib.suppress(OSError):
         given.write(json.dumps(task).encode())
         given.seek(0)
@@ -53,7 +53,7 @@ def start(programs: Sequence[Program], cc: tuple[int, int], cache: Path, files: 
             stderr=subprocess.DEVNULL,
             env={**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": str(cache)},
         )
-        _running.update(dict.fromkeys(files, (process, time.monotonic() + _PATIENCE)))
+        _running.update(dict.fromkeys(programs, (process, time.monotonic() + _PATIENCE)))
 
 
 def wait(file: Path) -> bool:

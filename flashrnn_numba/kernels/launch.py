@@ -138,7 +138,7 @@ def expect(programs: Sequence[Program], cc: tuple[int, int]) -> None:
     """These will be needed soon: what is not compiled yet another process begins to compile."""
     files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
     missing = {file: p for file, p in files.items() if not file.exists()}
-    ahead.start(list(missing.values()), cc, cache_directory(), list(missing))
+    ahead.start(missing, cc, cache_directory())
 
 
 def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:

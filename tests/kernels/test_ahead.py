@@ -47,15 +47,19 @@ def compiled_here(monkeypatch, tmp_path):
 
 def test_what_is_expected_is_compiled_elsewhere_and_counted(compiled_here):
     launch.expect([TRIPLE, OTHER], (9, 0))
-    launch.expect([TRIPLE], (9, 0))  # is under way
+    launch.expect([TRIPLE, OTHER], (9, 0))  # are under way
     assert len({id(process) for process, _ in ahead._running.values()}) == 1
+    third = replace(TRIPLE, threads=96)
+    launch.expect([TRIPLE, third], (9, 0))
+    assert len({id(process) for process, _ in ahead._running.values()}) == 2
+    assert launch.machine_code(third, (9, 0))[1]
     for program in (TRIPLE, OTHER):
         entry, code = launch.machine_code(program, (9, 0))
         assert entry in code.decode("latin1")
     assert compiled_here == []
-    assert launch.compilations() == (TRIPLE.digest, OTHER.digest)
+    assert launch.compilations() == (third.digest, TRIPLE.digest, OTHER.digest)
     launch.expect([TRIPLE], (9, 0))
-    assert len(ahead._running) == 2
+    assert len(ahead._running) == 3
 
 
 @pytest.mark.parametrize("trouble", ["dies", "hangs", "is not Python", "switched off", "one core"])
