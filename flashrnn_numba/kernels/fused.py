@@ -30,6 +30,7 @@ from .passes import (
     Backward,
     Forward,
     Kept,
+    Stage,
     backward_options,
     backward_strides,
     forward_strides,
@@ -152,7 +153,7 @@ def prepare_backward(
     sizes = (task.clip or 0.0, task.B, task.T, task.H, rows, options)
     constants = [*backward_strides(given, d, last), *sizes]
     launch = on.prepare(p.program, (blocks, heads, 1), constants)
-    return Backward(on, task, inputs, dstates, dlast, launch)
+    return Backward(on, task, inputs, dstates, dlast, [Stage(launch, task.B)])
 
 
 def expected(on: Machine, task: Task, inputs: Inputs) -> Program:

@@ -87,6 +87,10 @@ class Machine(Protocol):
     def stream(self) -> tuple[int, ...]:
         """The current (device, stream): what runs on another one is not ordered with it."""
 
+    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Do `work` after all that was asked for so far, beside what comes next. Call the result
+        before anything else uses what `work` uses; what comes after that call comes after it."""
+
 
 class HostMachine:
     """What machines without a GPU share: one device, launches that need no preparation."""
@@ -149,6 +153,10 @@ class HostMachine:
     def stream(self) -> tuple[int, ...]:
         return 0, 0
 
+    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return lambda: None
+
 
 class CupyMachine:
     """The current CuPy device and stream."""
@@ -167,6 +175,7 @@ class CupyMachine:
         self.multiply = cublas.multiply
         self._ones: dict[tuple[int, str], Any] = {}
         self._mailboxes = Recent(16)  # by stream: kernels of two streams may run at once
+        self._companions = Recent(16)  # streams for work beside that of another, likewise
         self._held: list[Any] = []
 
     def device(self) -> Device:
@@ -269,6 +278,19 @@ class CupyMachine:
         if pointer == _PER_THREAD:
             return self.ordinal(), pointer, threading.get_ident()
         return self.ordinal(), pointer
+
+    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+        cuda, main = self.arrays.cuda, self._stream()
+        _, companion = self._companions.get(self.stream()) or (None, None)
+        if companion is None:
+            companion = cuda.Stream(non_blocking=True)
+            # with the stream: while this is kept no other one can get its handle
+            self._companions.put(self.stream(), (main, companion))
+        companion.wait_event(main.record(cuda.Event(disable_timing=True)))
+        with companion:
+            work()
+            done = companion.record(cuda.Event(disable_timing=True))
+        return lambda: main.wait_event(done)
 
 
 @cache

@@ -1,7 +1,7 @@
 """One pass of a fused kernel over a sequence, planned: what is left to do at each call.
 
     states, last, kept = Forward(machine, task, inputs, keep, launch)(inputs)
-    gradients = Backward(machine, task, inputs, dstates, dlast, launch)(inputs, kept, ...)
+    gradients = Backward(machine, task, inputs, dstates, dlast, stages)(inputs, kept, ...)
 
 Both kernels of a direction (portable, tensor cores) take the same arrays in the same order. A pass
 holds none of the arrays that it was planned with, and may be called with any others of the same
@@ -10,7 +10,7 @@ metadata (machine.Machine.metadata).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..arrays import compute_dtype
@@ -31,6 +31,14 @@ class Kept(NamedTuple):
     gates: Any
     states: Any
     exact: Any
+
+
+class Stage(NamedTuple):
+    """A part of a backward pass. Once it has run all gradients of these batch rows are there, from
+    the first one on."""
+
+    launch: Launch
+    rows: int
 
 
 class Forward:
@@ -61,9 +69,11 @@ class Forward:
 
 
 class Backward:
-    """launch -- takes R, initial states, reset, lengths; states, exact and gates of `Kept`;
-    dstates, dlast; and what the kernel writes: dgates, s_0(t-1), the initial states' gradient, the
-    bias's gradient of each batch row [B, Gb, H, D] in compute precision.
+    """stages -- one, or two where the second leaves room on the device: the weight gradients of
+    the first one's rows are computed beside it. Each takes R, initial states, reset, lengths;
+    states, exact and gates of `Kept`; dstates, dlast; and what the kernel writes: dgates, s_0(t-1),
+    the initial states' gradient, the bias's gradient of each batch row [B, Gb, H, D] in compute
+    precision.
     copied -- dstates must be made contiguous for this kernel."""
 
     def __init__(
@@ -73,11 +83,11 @@ class Backward:
         inputs: Inputs,
         dstates: Any,
         dlast: Any,
-        launch: Launch,
+        stages: Sequence[Stage],
         copied: bool = False,
     ) -> None:
         B, T, H, D, S = task.B, task.T, task.H, task.D, len(task.cell.states)
-        self._machine, self._launch = on, launch
+        self._machine, self._launches = on, [stage.launch for stage in stages]
         self._array, self._dtype = on.arrays.ndarray, inputs.Wx.dtype
         given = (gpu.readable(on, dstates) is dstates, gpu.readable(on, dlast) is dlast)
         self._as_given = all(given) and gpu.readable_as_given(on, inputs)
@@ -86,7 +96,7 @@ class Backward:
         self._dinitial = (S, B, 1, H, D)
         self._dbias_rows = (B, len(task.cell.bias_gates), H, D)
         self._real = compute_dtype(task.dtype)
-        self._weights = WeightGradients(on, task, self._dtype)
+        self._weights = WeightGradients(on, task, self._dtype, [s.rows for s in stages[:-1]])
         self._bias = Sum(on, self._dbias_rows, self._real, self._dtype)
 
     def __call__(self, inputs: Inputs, kept: Any, dstates: Any, dlast: Any) -> Gradients:
@@ -102,12 +112,27 @@ class Backward:
         dbias_rows = array(self._dbias_rows, self._real)
         _, R, _, initial, reset, lengths = inputs
         gates, states, exact = kept
-        self._launch(
+        arrays = (
             *(R, initial, reset, lengths, states, exact, gates, dstates, dlast),
             *(dgates, previous, dinitial, dbias_rows),
         )
-        dWx, dR = self._weights(dgates, previous)
-        return Gradients(dWx, dR, self._bias(dbias_rows), None if initial is None else dinitial)
+        dR = self._through(arrays, dgates, previous)
+        dWx, db = self._weights.inputs(dgates), self._bias(dbias_rows)
+        return Gradients(dWx, dR, db, None if initial is None else dinitial)
+
+    def _through(self, arrays: tuple[Any, ...], dgates: Any, previous: Any) -> Any:
+        """All stages, and dR."""
+        weights, (first, *second) = self._weights, self._launches
+        sums = weights.begin()
+        first(*arrays)
+        if second:
+            join = self._machine.beside(lambda: weights.add(0, sums, dgates, previous))
+            try:
+                second[0](*arrays)
+            finally:
+                join()
+        weights.add(len(second), sums, dgates, previous)
+        return weights.total(sums)
 
 
 def forward_strides(given: Inputs) -> list[tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """The tensor-core backward kernel: from a cell, a head dimension and a tiling to a program.
 
     program = backward_program(cell, "bfloat16", D, tiling)
-    launch = prepare_waves(machine, program, waves(cell, D, tiling, B, H, device), ...)
+    launch = prepare_waves(machine, program, tiling, waves(cell, D, tiling, B, H, device), ...)
 
 tensor_backward_kernel.py says how the kernel works and what its arguments are.
 """
@@ -28,7 +28,6 @@ from .tensor_backward_layout import (
     Mail,
     Tiling,
     Wave,
-    grid,
     layout,
     waves,
 )
@@ -45,7 +44,6 @@ __all__ = [
     "Tiling",
     "Wave",
     "backward_program",
-    "grid",
     "layout",
     "waves",
 ]

@@ -49,7 +49,7 @@ def tensor_backward(
     dinitial: Any,  # [S, B, 1, H, D] out
     dbias_rows: Any,  # [B, Gb, H, D] out: the bias's gradient, of each row
     mail: Any,  # zeros, if GRID
-    first_group: Any,  # head and batch tile of the launch's first blocks, if GRID
+    first_group: Any,  # head and batch tile of the launch's first blocks
     clip: Any,  # bound of the recurrent gradient, 0 for none
     B: Any,
     T: Any,
@@ -62,12 +62,10 @@ def tensor_backward(
     group = int32(lane >> 2)
     quad = int32(lane & 3)
     place_in_launch = int64(cuda.blockIdx.x) // CLUSTER
-    head = int64(cuda.blockIdx.y)
-    row0 = place_in_launch * TILE
+    head = (first_group + place_in_launch) % H
+    row0 = (first_group + place_in_launch) // H * TILE
     rank = int32(0)
     if GRID:
-        head = (first_group + place_in_launch) % H
-        row0 = (first_group + place_in_launch) // H * TILE
         rank = int32(int32(cuda.blockIdx.x) % CLUSTER)
     elif CLUSTER > 1:
         rank = int32(ptx.cluster_rank())

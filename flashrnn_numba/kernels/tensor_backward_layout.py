@@ -256,31 +256,26 @@ def layout(
 
 
 class Wave(NamedTuple):
-    """One launch: its blocks, the head and batch tile of the first ones, words of 64 bits of all
-    mailboxes."""
+    """One launch: its groups of blocks, the first of them, words of 64 bits of all mailboxes. Each
+    group has a head and a batch tile, group % H and group // H."""
 
-    grid: tuple[int, int]
+    groups: int
     first_group: int
     mail_words: int
-
-
-def grid(tiling: Tiling, B: int, H: int) -> tuple[int, int]:
-    """Blocks of all launches."""
-    return (tiling.cluster * -(-B // tiling.tile), H)
 
 
 def waves(cell: Cell, D: int, tiling: Tiling, B: int, H: int, device: Device) -> list[Wave]:
     """The launches. Blocks of a grid wait for each other: all of one must be resident, and one a
     multiprocessor is what is counted on."""
     if not tiling.grid:
-        return [Wave(grid(tiling, B, H), 0, 0)]
+        return [Wave(-(-B // tiling.tile) * H, 0, 0)]
     mail = layout(cell, D, tiling).mail
     assert mail is not None
     at_once, groups = device.sms // tiling.cluster, -(-B // tiling.tile) * H
     if not at_once:
         raise ValueError(f"{tiling}: {device.name} has {device.sms} multiprocessors")
     return [
-        Wave((tiling.cluster * count, 1), first, count * mail.group_bytes // 8)
+        Wave(count, first, count * mail.group_bytes // 8)
         for first in range(0, groups, at_once)
         for count in [min(at_once, groups - first)]
     ]

@@ -12,15 +12,16 @@ from typing import Any
 
 from ..tuning import Device
 from ..tuning.models.common import batch_class
-from ..tuning.models.tensor_backward import LARGEST_TILE, choose
+from ..tuning.models.tensor_backward import LARGEST_TILE, choose, groups_at_once
+from ..tuning.models.tensor_costs import Spread
 from ..tuning.winners import winner
 from . import gpu
 from .gpu import strides
 from .interface import Gradients, Inputs, Task
 from .launch import Program
 from .machine import Machine
-from .passes import Backward, Kept, Launch, backward_options, backward_strides
-from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, waves
+from .passes import Backward, Kept, Launch, Stage, backward_options, backward_strides
+from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, layout, waves
 from .tensor_layout import number_bytes, too_large, unsuited
 
 _INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
@@ -64,9 +65,30 @@ def prepare_backward(
     options |= D_WORDS if d is not None and in_words(d) else 0
     sizes = [task.clip or 0.0, task.B, task.T, task.H, options]
     program = _program(task, inputs, tiling)
-    all_waves = waves(task.cell, task.D, tiling, task.B, task.H, on.device())
-    launch = prepare_waves(on, program, all_waves, backward_strides(given, d, last), sizes)
-    return Backward(on, task, inputs, dstates, dlast, launch, copied)
+    known = backward_strides(given, d, last), sizes
+    stages = [
+        Stage(prepare_waves(on, program, tiling, some, *known), rows)
+        for some, rows in stages_of(task, tiling, on.device())
+    ]
+    return Backward(on, task, inputs, dstates, dlast, stages, copied)
+
+
+def stages_of(task: Task, tiling: Tiling, device: Device) -> list[tuple[list[Wave], int]]:
+    """The launches, and the batch rows that are done after them: all at once, or in two parts where
+    the last groups leave half of the multiprocessors idle. (LSTM 768 x 1, 128 rows on an H200: 16
+    clusters of 16, six or seven at once.)"""
+    whole = waves(task.cell, task.D, tiling, task.B, task.H, device)
+    z = layout(task.cell, task.D, tiling, size=number_bytes(task.dtype))
+    spread = Spread(tiling.cluster, tiling.grid)
+    at_once = groups_at_once(spread, device, z.threads, z.shared_bytes)
+    groups = sum(wave.groups for wave in whole)
+    before = (groups - 1) // at_once * at_once if at_once else 0
+    rows = before // task.H * tiling.tile
+    if not rows or 2 * (groups - before) * tiling.cluster > device.sms:
+        return [(whole, task.B)]
+    if not tiling.grid:
+        whole = [Wave(before, 0, 0), Wave(groups - before, before, 0)]
+    return [(whole[:-1], rows), (whole[-1:], task.B)]
 
 
 def expected(on: Machine, task: Task, inputs: Inputs) -> Program:
@@ -102,14 +124,22 @@ def run_backward(
 def prepare_waves(
     on: Machine,
     program: Program,
-    all_waves: list[Wave],
+    tiling: Tiling,
+    some: list[Wave],
     strides: Sequence[tuple[int, ...]],
     sizes: list[Any],
 ) -> Launch:
-    """All launches, as one. sizes -- the kernel's constants from `clip` on."""
+    """Some launches, as one. sizes -- the kernel's constants from `clip` on."""
     launches = [
-        (on.prepare(program, wave.grid, [*strides, wave.first_group, *sizes]), wave.mail_words)
-        for wave in all_waves
+        (
+            on.prepare(
+                program,
+                (wave.groups * tiling.cluster, 1),
+                [*strides, wave.first_group, *sizes],
+            ),
+            wave.mail_words,
+        )
+        for wave in some
     ]
 
     def one_after_another(*arrays: Any) -> None:

@@ -8,12 +8,14 @@ which reads all of dgates again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from ..arrays import compute_dtype
 from . import narrow_product
 from .cublas import View
 from .formats import FORMATS
@@ -21,39 +23,75 @@ from .interface import Task
 from .launch import Program
 from .machine import Machine
 
-Product = tuple[Any, Any, Any]  # out, a, b: views of outlines
+Product = tuple[Any, Any, Any]  # out, a, b: views of outlines of dR, dgates and previous
 
 
 class WeightGradients:
     """`dWx, dR = gradients(dgates, previous)` for a task, on the current device.
 
     dgates [B, T, G, H, D] and previous = s_0(t-1) [B, T, H, D] are contiguous, of one dtype.
+    cuts -- batch rows at which dR is cut into parts, each of which needs its own rows only:
+
+        sums = gradients.begin()
+        gradients.add(part, sums, dgates, previous)  # of each part, in any order
+        dR = gradients.total(sums)
+
+    Parts are summed in compute precision and rounded once.
     """
 
-    def __init__(self, machine: Machine, task: Task, dtype: Any) -> None:
+    def __init__(self, machine: Machine, task: Task, dtype: Any, cuts: Sequence[int] = ()) -> None:
         G, H, D = len(task.cell.gates), task.H, task.D
-        self._machine, self._task, self._dtype = machine, task, dtype
+        self._machine, self._task = machine, task
         self._array = machine.arrays.ndarray
         self._steps = task.B * task.T
-        self._weights = (len(task.cell.recurrent_gates), H, D, D)
+        weights: tuple[int, ...] = (len(task.cell.recurrent_gates), H, D, D)
+        self._shape, self._dtype = weights, dtype
+        self._total = None
+        if cuts:
+            self._shape, self._dtype = (len(cuts) + 1, *weights), compute_dtype(task.dtype)
+            self._total = Sum(machine, self._shape, self._dtype, dtype)
         outlines = (
-            _outline(self._weights, dtype),
+            _outline(self._shape, self._dtype),
             _outline((self._steps, G, H, D), dtype),
             _outline((self._steps, H, D), dtype),
         )
-        self._products = [
-            _prepared(machine, product, outlines, task.precision)
-            for product in _recurrent_products(task, *outlines)
+        sums, d, previous = outlines
+        bounds = [row * task.T for row in (0, *cuts, task.B)]
+        self._parts = [
+            [
+                _prepared(machine, product, outlines, task.precision)
+                for product in _recurrent_products(
+                    task, sums[part] if cuts else sums, d[first:last], previous[first:last]
+                )
+            ]
+            for part, (first, last) in enumerate(pairwise(bounds))
         ]
 
     def __call__(self, dgates: Any, previous: Any) -> tuple[Any, Any]:
-        dR = self._array(self._weights, self._dtype)
+        sums = self.begin()
+        for part in range(len(self._parts)):
+            self.add(part, sums, dgates, previous)
+        return self.inputs(dgates), self.total(sums)
+
+    def begin(self) -> Any:
+        """Room for the parts of dR."""
+        sums = self._array(self._shape, self._dtype)
         if not self._steps:
-            dR.fill(0)
-        else:
-            for product in self._products:
-                product(dR, dgates, previous)
-        return take(self._machine, dgates, self._task.cell.input_gates, 2), dR
+            sums.fill(0)
+        return sums
+
+    def add(self, part: int, sums: Any, dgates: Any, previous: Any) -> None:
+        if self._steps:
+            for product in self._parts[part]:
+                product(sums, dgates, previous)
+
+    def total(self, sums: Any) -> Any:
+        """dR"""
+        return self._total(sums) if self._total else sums
+
+    def inputs(self, dgates: Any) -> Any:
+        """dWx"""
+        return take(self._machine, dgates, self._task.cell.input_gates, 2)
 
 
 def expected(task: Task) -> list[Program]:

@@ -13,7 +13,7 @@ import pytest
 from gpu_support import Case, build, compare
 
 import flashrnn_numba as fr
-from flashrnn_numba.kernels import fused, launch
+from flashrnn_numba.kernels import fused, launch, tensor_backward_run
 from flashrnn_numba.kernels.launch import LaunchError
 from flashrnn_numba.kernels.machine import gpu
 from flashrnn_numba.testing.transfer import from_backend, to_backend
@@ -128,7 +128,32 @@ def test_within_a_graph_of_the_callers(backend):
         compare(CASE, from_backend(states), from_backend(last), None)
 
 
-@pytest.mark.parametrize("case", [CASE, CASE.with_(dtype="bfloat16", H=1, D=768)], ids=repr)
+# on an H200 the clusters of the last rows run beside the weight gradients of the others
+IN_TURNS = CASE.with_(dtype="bfloat16", B=120, T=8, H=1, D=768)
+
+
+def test_weight_gradients_beside_the_last_groups():
+    """In two stages; the same bits each time, on a stream of the caller's too."""
+    import cupy
+
+    task, *_ = build(IN_TURNS)
+    device = gpu().device()
+    if (device.sm, device.sms) != (90, 132):
+        pytest.skip(f"{device.name} may hold all clusters at once")
+    tiling = tensor_backward_run.plan(task, device)
+    assert len(tensor_backward_run.stages_of(task, tiling, device)) == 2
+    with cupy.cuda.Stream(non_blocking=True):
+        runs = [host(call(IN_TURNS, "fused")) for _ in range(3)]
+    runs.append(host(call(IN_TURNS, "fused")))
+    compare(IN_TURNS, *runs[0])
+    for _, _, gradients in runs[1:]:
+        for one, other in zip(gradients, runs[0][2], strict=True):
+            assert one is other is None or one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize(
+    "case", [CASE, CASE.with_(dtype="bfloat16", H=1, D=768), IN_TURNS], ids=repr
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_graph_keeps_what_it_uses(backend, case):
     """Only the results are kept; memory that was freed is overwritten, and not by the graph."""

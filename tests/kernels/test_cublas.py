@@ -89,6 +89,15 @@ def test_weight_gradients(case):
     wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous)
     np.testing.assert_allclose(dR, wanted, atol=1e-12)
     assert oracle(case)[2].R.shape == dR.shape
+    parts = WeightGradients(on, task, dgates.dtype, cuts=[1, 2])
+    np.testing.assert_allclose(parts(dgates, previous)[1], wanted, atol=1e-12)
+    sums = parts.begin()
+    for part in (2, 0, 1):  # each needs its own rows only
+        rows = slice(*(0, 1, 2, task.B)[part : part + 2])
+        own = [np.full_like(array, np.nan) for array in (dgates, previous)]
+        own[0][rows], own[1][rows] = dgates[rows], previous[rows]
+        parts.add(part, sums, *own)
+    np.testing.assert_allclose(parts.total(sums), wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def backward(problem, tiling, kept="float32", words=True, schedule=None, sms=132
     all_waves = waves(cell, D, tiling, B, H, replace(on.device(), sms=sms))
     strides = [value for value in given if isinstance(value, tuple)]
     sizes = [problem.clip or 0.0, B, T, H, options]
-    launch = prepare_waves(on, program, all_waves, strides, sizes)
+    launch = prepare_waves(on, program, tiling, all_waves, strides, sizes)
     launch(*[value for value in given if not isinstance(value, tuple)])
     return out
 
@@ -291,9 +291,7 @@ def test_launches_hold_what_runs_at_once():
     device = replace(Device.named("H200"), sms=132)
     tiling = replace(GRID, cluster=64)
     found = waves(lstm, 1024, tiling, 10, 2, device)
-    assert [(w.grid, w.first_group) for w in found] == [
-        ((128, 1), 0), ((128, 1), 2), ((128, 1), 4)
-    ]  # fmt: skip
+    assert [(w.groups, w.first_group) for w in found] == [(2, 0), (2, 2), (2, 4)]
     with pytest.raises(ValueError, match="has 40 multiprocessors"):
         waves(lstm, 1024, tiling, 10, 2, replace(device, sms=40))
 
@@ -382,6 +380,56 @@ def test_whole_backward_after_the_portable_forward(options, dtype):
     for name, array in zip(("dWx", "dR", "db", "dstates"), got, strict=True):
         error = relative_error(array.astype(float), want[name])
         assert error <= tolerance(dtype, T, D, B, "tf32"), name
+
+
+class Recorder(EmulatedMachine):
+    """What was done in which order."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.events = []
+
+    def launch(self, program, grid, arguments):
+        if program.name == "tensor_backward":
+            self.events.append(grid[0])
+        super().launch(program, grid, arguments)
+
+    def beside(self, work):
+        self.events.append("beside")
+        done = super().beside(work)
+        return lambda: (self.events.append("join"), done())
+
+
+@pytest.mark.parametrize(
+    ("tiling", "H", "room", "events"),
+    [
+        # two clusters, then one beside the weight gradients of their tiles
+        (Tiling(2, 2, 1, each=1, half=True), 1, 4, [4, "beside", 2, "join"]),
+        # four groups before the last two, which are rows 4 and 5 of both heads
+        (replace(GRID, tile=2), 2, 14, [12, "beside", 6, "join"]),
+        # head 0 of the last tile with the first groups: its rows come later
+        (replace(GRID, tile=2), 2, 16, [15, "beside", 3, "join"]),
+        (Tiling(2, 2, 1, each=1, half=True), 1, 6, [6]),
+    ],
+)
+def test_weight_gradients_beside_the_last_groups(tiling, H, room, events):
+    """Where these leave half of the multiprocessors idle. The same gate gradients as in one go."""
+    device = Device.named("H200")
+    small = replace(device, sms=room, gpcs=(room,), clusters=(), blocks_per_sm_limit=1)
+    problem = random_problem(lstm, BF, (5, 3, H, 32), seed=4, **ALL)
+    B, T, H, D = problem.shape
+    task = Task(lstm, B, T, H, D, BF, clip=problem.clip)
+    kept = fused.run_forward(EmulatedMachine(), task, problem.inputs, True)[2]
+    given = (task, problem.inputs, kept, problem.dstates, problem.dlast, tiling)
+    on = Recorder(small)
+    got, at_once = run_backward(on, *given), run_backward(EmulatedMachine(), *given)
+    assert on.events == events
+    want = solve(problem)
+    for name, array in zip(("dWx", "dR", "db", "dstates"), got, strict=True):
+        error = relative_error(array.astype(float), want[name])
+        assert error <= tolerance(BF, T, D, B, "tf32"), name
+    for name in ("Wx", "b", "states"):
+        assert getattr(got, name).tobytes() == getattr(at_once, name).tobytes()
 
 
 @needs_ptxas

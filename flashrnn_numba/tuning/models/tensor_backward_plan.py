@@ -66,7 +66,7 @@ def footprint(task: Task, device: Device, solution: Solution) -> Footprint:
         threads=z.threads,
         registers=device.registers_allowed(z.threads),
         shared_bytes=z.shared_bytes,
-        blocks=first.grid[0] * first.grid[1],
+        blocks=first.groups * chosen.cluster,
         cluster=1 if chosen.grid else chosen.cluster,
         together=chosen.grid,
     )
