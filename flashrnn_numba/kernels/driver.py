@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-_COOPERATIVE, _CLUSTER_DIMENSION = 2, 4  # CUlaunchAttributeID
+_COOPERATIVE, _CLUSTER_DIMENSION, _BEGUN = 2, 4, 12  # CUlaunchAttributeID
+_BEGUN_SINCE = 12030  # the CUDA version that knows the last one
 _INVALID_CONTEXT = 201  # CUresult: among others, when a thread has not used the device before
 
 
@@ -56,6 +57,9 @@ class Launch:
     those that are no pointers, in their order. failed -- from the driver's status to an exception.
     The arrays of a launch are CuPy arrays, or None for a null pointer. Any thread may launch: each
     launch has a block of memory of its own, which the driver has copied when the call returns.
+
+    begun -- of a launch: a CuPy event without timing, recorded when all its blocks have begun, as
+    far as the driver can tell (cudaLaunchAttributeLaunchCompletionEvent).
     """
 
     def __init__(
@@ -84,17 +88,21 @@ class Launch:
         self._shape = ((*grid, 1, 1)[:3], (threads, 1, 1), shared_bytes)
         self._free: list[_Block] = []  # taken and given back in one step each: no lock
 
-    def __call__(self, *arrays: Any) -> None:
+    def __call__(self, *arrays: Any, begun: Any = None) -> None:
         try:
             block = self._free.pop()
         except IndexError:
             block = self._block()
         self._pack(block.pointers, 0, *[0 if a is None else a.data.ptr for a in arrays])
         block.config.stream = self._stream().ptr
+        if begun is not None:
+            block.announce(begun.ptr)
         status = self._call(block.config_at, self._kernel, block.parameters_at, None)
         if status == _INVALID_CONTEXT:
             self._runtime.setDevice(self._runtime.getDevice())  # binds it to this thread
             status = self._call(block.config_at, self._kernel, block.parameters_at, None)
+        if begun is not None:
+            block.announce(None)
         self._free.append(block)
         if status:
             raise self._failed(status)
@@ -106,8 +114,8 @@ class Launch:
             *[starts[pointer] + at for pointer, at in self._places]
         )
         grid, block, shared_bytes = self._shape
-        count = len(self._attributes)
-        config = Config(grid, block, shared_bytes, None, self._attributes, count)
+        own = (*self._attributes, Attribute(_BEGUN, 0))
+        config = Config(grid, block, shared_bytes, None, (Attribute * len(own))(*own), len(own) - 1)
         return _Block(pointers, parameters, config)
 
 
@@ -122,6 +130,15 @@ class _Block:
         self.config = config
         self.parameters_at = ctypes.addressof(parameters)
         self.config_at = ctypes.addressof(config)
+
+    def announce(self, event: int | None) -> None:
+        """With an event: the last attribute counts, and has it."""
+        count = self.config.count
+        if event is None:
+            self.config.count = count - 1
+        else:
+            self.config.attributes[count].value[:2] = (event & 0xFFFFFFFF, event >> 32)
+            self.config.count = count + 1
 
 
 def _constants(
@@ -147,10 +164,15 @@ def _constants(
     return (ctypes.c_char * (len(data) + 1)).from_buffer_copy(data + b"\0"), places
 
 
-def _attributes(cluster: int, cooperative: bool) -> ctypes.Array:
+def announces(driver_version: int) -> bool:
+    """Whether the driver records when a launch's blocks have begun."""
+    return driver_version >= _BEGUN_SINCE
+
+
+def _attributes(cluster: int, cooperative: bool) -> list[Attribute]:
     wanted = []
     if cluster > 1:
         wanted.append(Attribute(_CLUSTER_DIMENSION, 0, (cluster, 1, 1)))
     if cooperative:
         wanted.append(Attribute(_COOPERATIVE, 0, (1,)))
-    return (Attribute * len(wanted))(*wanted)
+    return wanted

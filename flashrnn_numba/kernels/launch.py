@@ -205,11 +205,12 @@ def _write(path: Path, compiled: tuple[str, bytes]) -> None:
 
 
 def prepare(program: Program, grid: Sequence[int], constants: Sequence[Any]) -> Callable[..., None]:
-    """`launch(*arrays)`, which puts the kernel on the current CuPy stream, for the current device.
+    """`launch(*arrays, begun=None)`, which puts the kernel on the current CuPy stream, for the
+    current device.
 
     grid counts blocks, also with clusters. constants -- the arguments that are no pointers:
     integers, tuples of integers, floats. arrays -- CuPy arrays, or None: a null pointer.
-    LaunchError names the plan.
+    begun -- an event for when all blocks have begun. LaunchError names the plan.
     """
     import cupy
 
@@ -248,7 +249,7 @@ def together(program: Program, arrays: Sequence[Any], constants: Sequence[Any]) 
     return [next(pointers if kind.endswith("*") else others) for kind in program.arguments]
 
 
-def _nothing(*arrays: Any) -> None:
+def _nothing(*arrays: Any, begun: Any = None) -> None:
     """A launch of no blocks."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..tuning import Device
 from . import cublas, launch
 from .cublas import View
+from .driver import announces
 from .launch import Program, together
 from .recent import Recent
 
@@ -48,7 +49,8 @@ class Machine(Protocol):
     def prepare(
         self, program: Program, grid: Sequence[int], constants: Sequence[Any]
     ) -> Callable[..., None]:
-        """`launch` for many times: the arguments that are no pointers now, arrays at the call."""
+        """`launch` for many times: the arguments that are no pointers now, arrays at the call, and
+        there `begun`: what `beside` gives, or None."""
 
     def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None: ...
 
@@ -87,9 +89,9 @@ class Machine(Protocol):
     def stream(self) -> tuple[int, ...]:
         """The current (device, stream): what runs on another one is not ordered with it."""
 
-    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Do `work` after all that was asked for so far, beside what comes next. Call the result
-        before anything else uses what `work` uses; what comes after that call comes after it."""
+    def beside(self, launch: Callable[[Any], None], work: Callable[[], None]) -> None:
+        """`launch(begun)`, and `work` beside it: both after all that was asked for so far, and
+        before what comes next. The launch comes first where they might want the same room."""
 
 
 class HostMachine:
@@ -112,7 +114,10 @@ class HostMachine:
     def prepare(
         self, program: Program, grid: Sequence[int], constants: Sequence[Any]
     ) -> Callable[..., None]:
-        return lambda *arrays: self.launch(program, grid, together(program, arrays, constants))
+        def launch(*arrays: Any, begun: Any = None) -> None:
+            self.launch(program, grid, together(program, arrays, constants))
+
+        return launch
 
     def launch(self, program: Program, grid: Sequence[int], arguments: Sequence[Any]) -> None:
         raise NotImplementedError
@@ -153,9 +158,9 @@ class HostMachine:
     def stream(self) -> tuple[int, ...]:
         return 0, 0
 
-    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+    def beside(self, launch: Callable[[Any], None], work: Callable[[], None]) -> None:
+        launch(None)
         work()
-        return lambda: None
 
 
 class CupyMachine:
@@ -279,18 +284,34 @@ class CupyMachine:
             return self.ordinal(), pointer, threading.get_ident()
         return self.ordinal(), pointer
 
-    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+    def beside(self, launch: Callable[[Any], None], work: Callable[[], None]) -> None:
         cuda, main = self.arrays.cuda, self._stream()
-        _, companion = self._companions.get(self.stream()) or (None, None)
-        if companion is None:
-            companion = cuda.Stream(non_blocking=True)
-            # with the stream: while this is kept no other one can get its handle
-            self._companions.put(self.stream(), (main, companion))
-        companion.wait_event(main.record(cuda.Event(disable_timing=True)))
-        with companion:
+        if self.capturing() or not announces(cuda.runtime.driverGetVersion()):
+            launch(None)
             work()
-            done = companion.record(cuda.Event(disable_timing=True))
-        return lambda: main.wait_event(done)
+            return
+        companion = self._companion_of(main)
+        before, begun, done = (cuda.Event(disable_timing=True) for _ in range(3))
+        main.record(before)
+        launch(begun)
+        # what comes before is certain to be done then; that the launch has begun is a matter of
+        # speed: a product that had taken the room would keep it
+        companion.wait_event(before)
+        companion.wait_event(begun)
+        try:
+            with companion:
+                work()
+        finally:
+            companion.record(done)
+            main.wait_event(done)
+
+    def _companion_of(self, stream: Any) -> Any:
+        _, found = self._companions.get(self.stream()) or (None, None)
+        if found is None:
+            found = self.arrays.cuda.Stream(non_blocking=True)
+            # with the stream: while this is kept no other one can get its handle
+            self._companions.put(self.stream(), (stream, found))
+        return found
 
 
 @cache

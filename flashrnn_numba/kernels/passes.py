@@ -126,11 +126,10 @@ class Backward:
         sums = weights.begin()
         first(*arrays)
         if second:
-            join = self._machine.beside(lambda: weights.add(0, sums, dgates, previous))
-            try:
-                second[0](*arrays)
-            finally:
-                join()
+            self._machine.beside(
+                lambda begun: second[0](*arrays, begun=begun),
+                lambda: weights.add(0, sums, dgates, previous),
+            )
         weights.add(len(second), sums, dgates, previous)
         return weights.total(sums)
 

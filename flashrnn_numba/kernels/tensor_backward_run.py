@@ -142,9 +142,10 @@ def prepare_waves(
         for wave in some
     ]
 
-    def one_after_another(*arrays: Any) -> None:
-        for launch, words in launches:
-            launch(*arrays, on.filled((words,), "uint64", 0) if words else None)
+    def one_after_another(*arrays: Any, begun: Any = None) -> None:
+        for i, (launch, words) in enumerate(launches, 1):
+            mail = on.filled((words,), "uint64", 0) if words else None
+            launch(*arrays, mail, begun=begun if i == len(launches) else None)
 
     return one_after_another
 

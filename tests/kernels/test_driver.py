@@ -101,6 +101,24 @@ def test_structures_are_those_of_the_driver(drive):
         assert ours == ctypes.string_at(inside, ctypes.sizeof(Attribute))
 
 
+def test_an_event_for_when_all_blocks_have_begun(drive):
+    """Of that launch only, and after the other attributes."""
+    theirs = pytest.importorskip("cuda.bindings.driver")
+    wanted = theirs.CUlaunchAttribute()
+    wanted.id = theirs.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT
+    event = (5 << 32) + 0xFFFFFFF7
+    wanted.value.launchCompletionEvent.event = theirs.CUevent(event)
+    made = launch(cluster=2)
+    made(None, None, begun=SimpleNamespace(ptr=event))
+    announced = drive.seen[0][0]
+    assert (announced.count, announced.attributes[0].id) == (2, 4)
+    ours = ctypes.string_at(ctypes.addressof(announced.attributes[1]), ctypes.sizeof(Attribute))
+    assert ours == ctypes.string_at(wanted.getPtr(), ctypes.sizeof(Attribute))
+    made(None, None)
+    assert drive.seen[1][0].count == 1
+    assert [driver.announces(version) for version in (12020, 12030, 13000)] == [False, True, True]
+
+
 def test_a_status_is_an_exception_and_the_next_launch_goes_on(drive):
     made = launch()
     drive.status = 701

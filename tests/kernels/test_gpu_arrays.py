@@ -17,6 +17,7 @@ from flashrnn_numba.kernels import alternating, backends, fused_backend, gpu, ma
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.kernels.machine import CupyMachine
+from flashrnn_numba.kernels.recent import Recent
 
 
 @pytest.mark.parametrize("backend", ["fused", "alternating"])
@@ -162,3 +163,46 @@ def test_what_a_callers_graph_uses_is_never_freed():
         cupy.ndarray((3,), "float32")
     assert len(taken) == 2
     assert on._held == taken[:1]
+
+
+class Ordered(Stream):
+    """A stream that says what it does."""
+
+    def __init__(self, name, said, capturing=False):
+        super().__init__(capturing)
+        self.name, self.said, self.ptr = name, said, 7
+
+    def record(self, event):
+        self.said.append((self.name, "records", event.number))
+
+    def wait_event(self, event):
+        self.said.append((self.name, "waits for", event.number))
+
+
+@pytest.mark.parametrize(("driver", "capturing"), [(13000, False), (12020, False), (13000, True)])
+def test_work_beside_a_launch(driver, capturing):
+    """On another stream, when all before has ended and the launch has begun; and what comes next
+    waits for it. In turn where a graph is captured, and with old drivers."""
+    said, events = [], iter(range(3))
+    main, companion = Ordered("main", said, capturing), Ordered("companion", said)
+    on = graph_machine(main)
+    cuda, on._companions = on.arrays.cuda, Recent(4)
+    cuda.runtime.driverGetVersion = lambda: driver
+    cuda.Stream = lambda non_blocking: companion
+    cuda.Event = lambda disable_timing: SimpleNamespace(number=next(events))
+    on.ordinal = lambda: 0
+    on.beside(
+        lambda begun: said.append(("launch", begun and begun.number)),
+        lambda: said.append(("work",)),
+    )
+    if driver < 12030 or capturing:
+        assert said == [("launch", None), ("work",)]
+        return
+    assert said == [
+        ("main", "records", 0), ("launch", 1), ("companion", "waits for", 0),
+        ("companion", "waits for", 1), ("work",), ("companion", "records", 2),
+        ("main", "waits for", 2),
+    ]  # fmt: skip
+    events = iter(range(3))
+    on.beside(lambda begun: None, lambda: None)
+    assert len(on._companions) == 1

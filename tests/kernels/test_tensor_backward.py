@@ -394,21 +394,19 @@ class Recorder(EmulatedMachine):
             self.events.append(grid[0])
         super().launch(program, grid, arguments)
 
-    def beside(self, work):
-        self.events.append("beside")
-        done = super().beside(work)
-        return lambda: (self.events.append("join"), done())
+    def beside(self, launch, work):
+        super().beside(launch, lambda: (self.events.append("beside"), work()))
 
 
 @pytest.mark.parametrize(
     ("tiling", "H", "room", "events"),
     [
         # two clusters, then one beside the weight gradients of their tiles
-        (Tiling(2, 2, 1, each=1, half=True), 1, 4, [4, "beside", 2, "join"]),
+        (Tiling(2, 2, 1, each=1, half=True), 1, 4, [4, 2, "beside"]),
         # four groups before the last two, which are rows 4 and 5 of both heads
-        (replace(GRID, tile=2), 2, 14, [12, "beside", 6, "join"]),
+        (replace(GRID, tile=2), 2, 14, [12, 6, "beside"]),
         # head 0 of the last tile with the first groups: its rows come later
-        (replace(GRID, tile=2), 2, 16, [15, "beside", 3, "join"]),
+        (replace(GRID, tile=2), 2, 16, [15, 3, "beside"]),
         (Tiling(2, 2, 1, each=1, half=True), 1, 6, [6]),
     ],
 )
