@@ -195,6 +195,7 @@ def source(
     parts["load_fragments"] = load_fragments(z)
     parts["product_in_strips"] = product_in_strips(z, tiling)
     wide = z.each == 2 and D % 2 == 0
+    all_active = tiling.tile > 1 and z.pairs_total % z.threads == 0
     inputs = z.ring
     mail = z.mail or Mail(0, 1, 0, 0, 0, 0)
     values = OPTIONS | {
@@ -221,7 +222,8 @@ def source(
         "COLUMNS": z.columns,
         "QUADS": z.columns // 2,
         "CHUNK": _chunk(tiling),
-        "ALL_ACTIVE": tiling.tile > 1 and z.pairs_total % z.threads == 0,
+        "ALL_ACTIVE": all_active,
+        "ALL_INSIDE": all_active and z.units * tiling.cluster == D,
         "EACH": z.each,
         "WIDE": wide,
         "DIRECT": tiling.direct,

@@ -101,6 +101,7 @@ def tensor_backward(
 
     # what this thread owns: PAIRS of EACH neighbouring units of a batch row
     active = cuda.local.array(PAIRS, int32)  # the pair exists in this tiling
+    in_head = cuda.local.array(PAIRS, int32)  # and its first unit in the head
     line = cuda.local.array(PAIRS, int32)  # batch row of the tile, clamped to the batch
     unit_of = cuda.local.array(PAIRS, int32)
     slot = cuda.local.array(PAIRS, uint32)  # in the B operand

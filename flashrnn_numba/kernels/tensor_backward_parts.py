@@ -42,6 +42,8 @@ def own_pairs() -> None:
             own_sums(p)
         row = row0 + column
         active[p] = 1 if exists else 0
+        # threads of padding that all copied the last unit's inputs would keep everybody waiting
+        in_head[p] = 1 if exists and unit < D else 0
         line[p] = min(row, B - 1) - row0
         unit_of[p] = min(unit, D - EACH) if WIDE else min(unit, D - 1)
         shift[p] = (unit_of[p] & 1) * 16 if SIZE == 2 and EACH == 1 and D % 2 == 0 else 0
@@ -49,13 +51,13 @@ def own_pairs() -> None:
         place = local // K_UNITS * (RECURRENT * K_UNITS) + local % K_UNITS
         slot[p] = ptx.shared_at(shared, TILE_AT + column * TILE_PITCH + SIZE * place)
         for e in unroll(EACH):
-            inside = exists and row < B and unit + e < D
-            stored[p * EACH + e] = 1 if inside else 0
+            real_item = exists and row < B and unit + e < D
+            stored[p * EACH + e] = 1 if real_item else 0
             beside[p * EACH + e] = e if unit + e < D else 0
             last = T
-            if options & HAS_LENGTHS and inside:
+            if options & HAS_LENGTHS and real_item:
                 last = min(max(int64(lengths[row]), int64(0)), T)
-            length[p * EACH + e] = int32(last if inside else 0)
+            length[p * EACH + e] = int32(last if real_item else 0)
         if WIDE:
             # both units of a pair are in the problem or out of it: one register for both
             length[p * 2 + 1] = length[p * 2]
@@ -184,7 +186,7 @@ def fetch(step) -> None:
     of the step before."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
-        if ALL_ACTIVE or active[p] != 0:
+        if ALL_INSIDE or in_head[p] != 0:
             fetch_pair(p, step)
     gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
     s0_in = ptx.global_at(s0_in, -SIZE * state_step)
@@ -296,7 +298,7 @@ def ask_reset(step) -> None:
 def early(step) -> None:
     """The early half of a step, from the ring; of no effect before the first step."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
-    if ALL_ACTIVE:
+    if ALL_INSIDE:
         # all that is read first: the pairs' chains of arithmetic can then run side by side
         for p in unroll(PAIRS):
             read_pair(p)
@@ -306,7 +308,7 @@ def early(step) -> None:
             early_pair(p)
     else:
         for p in unroll(PAIRS):
-            if active[p] != 0:
+            if in_head[p] != 0:
                 read_pair(p)
                 begin_again(p)
                 early_pair(p)
