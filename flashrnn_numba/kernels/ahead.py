@@ -2,7 +2,9 @@
 
 Who asks for a forward pass with gradients needs two kernels, and compiling holds Python's lock:
 threads would take turns. The other process writes machine code into the cache directory, where this
-one finds it. FLASHRNN_NUMBA_COMPILE_AHEAD=0 turns it off.
+one finds it. Programs that may be needed some day (other batch sizes) are compiled likewise, one at
+a time on the whole machine, at the lowest priority, and only while the process lives that asked.
+FLASHRNN_NUMBA_COMPILE_AHEAD=0 turns all of it off.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .numba_passes import no_collection
 
@@ -34,26 +37,44 @@ work(task)
 """
 
 _running: dict[Path, tuple[subprocess.Popen[bytes], float]] = {}
+_leisurely: list[subprocess.Popen[bytes]] = []
 
 
 def start(programs: Mapping[Path, Program], cc: tuple[int, int], cache: Path) -> None:
     """Have programs compiled into these files of a cache directory. None are, where that would not
     help: no second processor, no Python to start, nothing can be written."""
     programs = {file: p for file, p in programs.items() if file not in _running}
-    if not programs or not _possible(cache):
-        return
-    task = {"path": sys.path, "cc": cc, "programs": [asdict(p) for p in programs.values()]}
+    if programs and possible(cache) and (process := _begin(list(programs.values()), cc, cache)):
+        _running.update(dict.fromkeys(programs, (process, time.monotonic() + _PATIENCE)))
+
+
+def start_leisurely(programs: Sequence[Program], cc: tuple[int, int], cache: Path) -> None:
+    """Likewise of programs that nobody waits for."""
+    if programs and possible(cache) and (process := _begin(programs, cc, cache, leisure=True)):
+        _leisurely[:] = [p for p in _leisurely if p.poll() is None] + [process]
+
+
+def _begin(
+    programs: Sequence[Program], cc: tuple[int, int], cache: Path, leisure: bool = False
+) -> subprocess.Popen[bytes] | None:
+    task = {
+        "path": sys.path,
+        "cc": cc,
+        "programs": [asdict(p) for p in programs],
+        "parent": os.getpid(),
+        "lock": str(cache / "leisure.lock") if leisure else None,
+    }
     with tempfile.TemporaryFile() as given, contextlib.suppress(OSError):
         given.write(json.dumps(task).encode())
         given.seek(0)
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-c", _SCRIPT],
             stdin=given,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": str(cache)},
         )
-        _running.update(dict.fromkeys(programs, (process, time.monotonic() + _PATIENCE)))
+    return None
 
 
 def wait(file: Path) -> bool:
@@ -67,7 +88,19 @@ def wait(file: Path) -> bool:
     return file.exists()
 
 
-def _possible(cache: Path) -> bool:
+def settle(seconds: float) -> bool:
+    """Wait until nothing is compiled any more for this process; whether that is so."""
+    deadline = time.monotonic() + seconds
+    for process in [*_leisurely, *(p for p, _ in _running.values())]:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        if process.returncode is None:
+            return False
+    return True
+
+
+def possible(cache: Path) -> bool:
+    """Whether another process can compile into this directory, and helps."""
     if os.environ.get("FLASHRNN_NUMBA_COMPILE_AHEAD") == "0" or _processors() < 2:
         return False
     # in a program that embeds Python this may be the program
@@ -85,27 +118,68 @@ def _processors() -> int:
 
 
 def work(task: dict[str, Any]) -> None:
-    """What the other process does: the first program itself, each of the others in a fork, where
-    there are forks, of what has Numba already."""
-    with no_collection():
-        import numba.cuda  # noqa: F401
-
+    """What the other process does."""
     from .launch import Program, machine_code
 
     major, minor = task["cc"]
-    first, *others = (
+    compile_one = partial(machine_code, cc=(major, minor))
+    programs = [
         Program(**{**facts, "arguments": tuple(facts["arguments"])}) for facts in task["programs"]
-    )
+    ]
+    if task["lock"]:
+        _one_at_a_time(programs, compile_one, task["parent"], Path(task["lock"]))
+    else:
+        _side_by_side(programs, compile_one)
+
+
+def _side_by_side(programs: Sequence[Program], compile_one: Callable[[Program], Any]) -> None:
+    """The first program itself, each of the others in a fork, where there are forks, of what has
+    Numba already."""
+    with no_collection():
+        import numba.cuda  # noqa: F401
+
+    first, *others = programs
     if not hasattr(os, "fork"):
-        for program in (first, *others):
-            machine_code(program, (major, minor))
+        for program in programs:
+            compile_one(program)
         return
     forks = []
     for program in others:
         forks.append(os.fork())
         if not forks[-1]:
-            machine_code(program, (major, minor))
+            compile_one(program)
             os._exit(0)
-    machine_code(first, (major, minor))
+    compile_one(first)
     for fork in forks:
         os.waitpid(fork, 0)
+
+
+def _one_at_a_time(
+    programs: Sequence[Program], compile_one: Callable[[Program], Any], parent: int, lock: Path
+) -> None:
+    """In their order, while no other such process does, and while the parent is there."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(19)
+    with lock.open("w") as file:
+        while not _locked(file):
+            if os.getppid() != parent:
+                return
+            time.sleep(0.2)
+        for program in programs:
+            if os.getppid() != parent:
+                return
+            with contextlib.suppress(Exception):  # shows when it is needed
+                compile_one(program)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether this process has the file for itself now, until it closes it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: several at a time
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -7,12 +7,17 @@ What forward keeps is the same for both, so that any two go together.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..tuning import Device
+from ..tuning.models.common import DIRECTIONS, other_batch_classes
+from ..tuning.winners import measures
 from . import fused, gpu, machine, tensor, tensor_backward_run, weight_gradients
 from .fused_layout import Direction
 from .interface import Gradients, Inputs, Task
+from .launch import Program
+from .machine import Machine
 from .passes import Backward, Forward, Kept
 
 name = "fused"
@@ -46,11 +51,36 @@ def prepare_forward(task: Task, inputs: Inputs, keep: bool) -> Forward:
     on = machine.gpu()
     if keep:
         # compiled while forward's kernel is
-        backward = _backward_kernel(task, on.device())
-        on.expect([backward.expected(on, task, inputs), *weight_gradients.expected(task)])
+        backward = _backward_kernel(task, on.device()).expected(on, task, inputs)
+        on.expect([backward(task.B), *weight_gradients.expected(task)])
     tensor_cores = uses_tensor_cores(task, on.device(), "forward")
     kernel: Any = tensor if tensor_cores else fused
-    return kernel.prepare_forward(on, task, inputs, keep)
+    planned: Forward = kernel.prepare_forward(on, task, inputs, keep)
+    if not measures():
+        _expect_other_batches(on, task, inputs, keep)
+    return planned
+
+
+def _expect_other_batches(on: Machine, task: Task, inputs: Inputs, keep: bool) -> None:
+    """The tensor-core kernels of batch sizes of other classes: they should be there when a batch of
+    another size comes. (The portable kernel is the same for all.)"""
+    device = on.device()
+    forward = tensor.expected(on, task, inputs, keep)
+    backward = tensor_backward_run.expected(on, task, inputs)
+
+    def programs() -> list[Program]:
+        found = {}
+        for B in other_batch_classes(task.B):
+            other = replace(task, B=B)
+            if uses_tensor_cores(other, device, "forward"):
+                found[forward(B).digest] = forward(B)
+            if keep and uses_tensor_cores(other, device, "backward"):
+                found[backward(B).digest] = backward(B)
+        return list(found.values())
+
+    if any(uses_tensor_cores(task, device, direction) for direction in DIRECTIONS):
+        given = keep, inputs.reset is None, inputs.lengths is None
+        on.expect_some_day((replace(task, B=0, T=0, clip=None), *given), programs)
 
 
 def _backward_kernel(task: Task, device: Device) -> Any:

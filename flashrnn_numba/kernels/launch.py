@@ -16,7 +16,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -37,6 +38,8 @@ _lock = threading.RLock()
 _code: dict[tuple[str, tuple[int, int]], tuple[str, bytes]] = {}
 _loaded: dict[tuple[str, int], Any] = {}
 _compiled: list[str] = []
+_some_day: set[Hashable] = set()
+_asking: list[threading.Thread] = []
 
 
 class LaunchError(RuntimeError):
@@ -139,6 +142,34 @@ def expect(programs: Sequence[Program], cc: tuple[int, int]) -> None:
     files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
     missing = {file: p for file, p in files.items() if not file.exists()}
     ahead.start(missing, cc, cache_directory())
+
+
+def expect_some_day(
+    key: Hashable, programs: Callable[[], Sequence[Program]], cc: tuple[int, int]
+) -> None:
+    """These may be needed some time: what is not compiled yet another process compiles when nothing
+    else wants the processor. What they are is worked out by a thread, once for each key."""
+    if key in _some_day or not ahead.possible(cache_directory()):
+        return
+    _some_day.add(key)
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # it shows when one of them is needed
+            files = {_cache_file(p, cc): p for p in programs()}
+            missing = [p for file, p in files.items() if not file.exists()]
+            ahead.start_leisurely(missing, cc, cache_directory())
+
+    asking = threading.Thread(target=ask, name="flashrnn_numba: what to compile", daemon=True)
+    _asking[:] = [thread for thread in _asking if thread.is_alive()] + [asking]
+    asking.start()
+
+
+def settle(seconds: float = 600.0) -> bool:
+    """Wait until all that was expected is compiled; whether it is."""
+    deadline = time.monotonic() + seconds
+    for thread in list(_asking):
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return ahead.settle(max(0.0, deadline - time.monotonic()))
 
 
 def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:

@@ -57,6 +57,9 @@ class Machine(Protocol):
     def expect(self, programs: Sequence[Program]) -> None:
         """These will be needed soon."""
 
+    def expect_some_day(self, key: Hashable, programs: Callable[[], Sequence[Program]]) -> None:
+        """These may be needed; asked for once for each key."""
+
     def prepare_product(
         self, out: View, a: View, b: View, precision: str = "exact"
     ) -> Callable[..., None]:
@@ -140,6 +143,9 @@ class HostMachine:
     def expect(self, programs: Sequence[Program]) -> None:
         """Nothing is compiled."""
 
+    def expect_some_day(self, key: Hashable, programs: Callable[[], Sequence[Program]]) -> None:
+        """Nor is it then."""
+
     def mailbox(self, words: int) -> Any:
         return self.filled((words,), "uint32", 0xFF)
 
@@ -187,8 +193,16 @@ class CupyMachine:
         return _limits(self.ordinal())
 
     def expect(self, programs: Sequence[Program]) -> None:
-        major_and_minor = self.arrays.cuda.Device().compute_capability
-        launch.expect(programs, (int(major_and_minor[:-1]), int(major_and_minor[-1])))
+        launch.expect(programs, self.device().compute_capability)
+
+    def expect_some_day(self, key: Hashable, programs: Callable[[], Sequence[Program]]) -> None:
+        ordinal = self.ordinal()
+
+        def found() -> Sequence[Program]:
+            with self.within(ordinal):
+                return programs()
+
+        launch.expect_some_day((ordinal, key), found, self.device().compute_capability)
 
     def metadata(self, array: Any) -> tuple[Any, ...]:
         data = array.data

@@ -6,7 +6,8 @@ the tiling. What it keeps for backward is what the portable kernel keeps (passes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -81,21 +82,42 @@ def prepare_forward(
     on: Machine, task: Task, inputs: Inputs, keep: bool, chosen: Tiling | None = None
 ) -> Forward:
     """Forward on a machine's current device; `chosen` overrules the solver."""
-    tiling = chosen or winner(on, "tensor", task, "forward")
-    tiling = tiling or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
-    if tiling is None:
-        raise ValueError(no_tiling(task, on.device()))
+    tiling = chosen or tiling_for(on, task)
     given = gpu.prepared(on, inputs)
-    masked = inputs.reset is not None or inputs.lengths is not None
-    size = number_bytes(task.dtype)
-    # words of R are two numbers of 16 bits
-    wide = task.D * size % 16 == 0 and gpu.whole(given.Wx, 16)
-    wide = wide and (size == 4 or gpu.whole(given.R, 4))
     span = rows_of_group(task, tiling, on.device())
-    p = program(task.cell, task.dtype, task.D, tiling, Variant(keep, masked, wide))
+    p = program(task.cell, task.dtype, task.D, tiling, _variant(task, given, keep))
     known = [*forward_strides(given), task.B, task.T, task.H, span]
     launch = _prepare_launches(on, task, tiling, p, known, gpu.start_options(inputs))
     return Forward(on, task, inputs, keep, launch)
+
+
+def expected(on: Machine, task: Task, inputs: Inputs, keep: bool) -> Callable[[int], Program]:
+    """The kernel that `prepare_forward` will take, by the number of batch rows."""
+    given = inputs._replace(Wx=gpu.readable(on, inputs.Wx), R=gpu.readable(on, inputs.R))
+    variant = _variant(task, given, keep)
+
+    def of(B: int) -> Program:
+        tiling = tiling_for(on, replace(task, B=B))
+        return program(task.cell, task.dtype, task.D, tiling, variant)
+
+    return of
+
+
+def tiling_for(on: Machine, task: Task) -> Tiling:
+    """What was measured to be best, or else the solver's. ValueError where there is none."""
+    found = winner(on, "tensor", task, "forward")
+    found = found or choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, on.device())
+    if found is None:
+        raise ValueError(no_tiling(task, on.device()))
+    return found
+
+
+def _variant(task: Task, given: Inputs, keep: bool) -> Variant:
+    """given -- as the kernel will read them."""
+    masked, size = given.reset is not None or given.lengths is not None, number_bytes(task.dtype)
+    # words of R are two numbers of 16 bits
+    wide = task.D * size % 16 == 0 and gpu.whole(given.Wx, 16)
+    return Variant(keep, masked, wide and (size == 4 or gpu.whole(given.R, 4)))
 
 
 def forward(

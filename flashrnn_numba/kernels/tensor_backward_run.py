@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..tuning import Device
@@ -64,7 +65,7 @@ def prepare_backward(
     options = backward_options(inputs, dstates, dlast)
     options |= D_WORDS if d is not None and in_words(d) else 0
     sizes = [task.clip or 0.0, task.B, task.T, task.H, options]
-    program = _program(task, inputs, tiling)
+    program = _program(task, inputs.reset is not None, tiling)
     known = backward_strides(given, d, last), sizes
     stages = [
         Stage(prepare_waves(on, program, tiling, some, *known), rows)
@@ -91,9 +92,14 @@ def stages_of(task: Task, tiling: Tiling, device: Device) -> list[tuple[list[Wav
     return [(whole[:-1], rows), (whole[-1:], task.B)]
 
 
-def expected(on: Machine, task: Task, inputs: Inputs) -> Program:
-    """The kernel that `prepare_backward` will take."""
-    return _program(task, inputs, _tiling(on, task))
+def expected(on: Machine, task: Task, inputs: Inputs) -> Callable[[int], Program]:
+    """The kernel that `prepare_backward` will take, by the number of batch rows."""
+    resets = inputs.reset is not None
+
+    def of(B: int) -> Program:
+        return _program(task, resets, _tiling(on, replace(task, B=B)))
+
+    return of
 
 
 def _tiling(on: Machine, task: Task) -> Tiling:
@@ -103,8 +109,7 @@ def _tiling(on: Machine, task: Task) -> Tiling:
     return tiling
 
 
-def _program(task: Task, inputs: Inputs, tiling: Tiling) -> Program:
-    resets = inputs.reset is not None
+def _program(task: Task, resets: bool, tiling: Tiling) -> Program:
     return backward_program(task.cell, task.dtype, task.D, tiling, resets=resets)
 
 

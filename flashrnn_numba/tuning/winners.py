@@ -21,7 +21,7 @@ from ..kernels.recent import Recent
 from .cache import TuningCache
 from .models.common import Direction
 
-__all__ = ["forget", "winner"]
+__all__ = ["forget", "measures", "winner"]
 
 _known = Recent(1024)  # one tuple for each key, of the tiling or None
 _measuring = threading.RLock()
@@ -46,6 +46,11 @@ def winner(on: Machine, name: str, task: Task, direction: Direction) -> Any:
             found = (_look_up(on, name, task, direction),)
         _known.put(key, found)
     return found[0]
+
+
+def measures() -> bool:
+    """Whether a call of a new shape has its kernels measured."""
+    return os.environ.get("FLASHRNN_NUMBA_AUTOTUNE", "").strip() not in ("", "0", "1")
 
 
 def forget() -> None:

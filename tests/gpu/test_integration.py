@@ -47,6 +47,30 @@ def test_batch_length_and_strides_compile_nothing(backend):
     assert launch.compilations() == before
 
 
+def test_batches_of_any_size_compile_nothing(tmp_path):
+    """Once what other batch sizes need on tensor cores was compiled beside other work."""
+    script = (
+        "import cupy, flashrnn_numba as fr\n"
+        "from flashrnn_numba.kernels import launch\n"
+        "def call(B):\n"
+        "    shapes = (B, 3, 1, 1, 64), (1, 1, 64, 64), (1, 1, 64)\n"
+        "    a = [cupy.ones(s, 'float16') for s in shapes]\n"
+        "    states, _, vjp = fr.flashrnn_vjp(*a, function='elman')\n"
+        "    vjp(cupy.ones_like(states))\n"
+        "call(16)\n"
+        "assert launch.settle(100)\n"
+        "before = launch.compilations(), len(launch._loaded)\n"
+        "for B in (1, 2, 7, 33, 100, 128, 256, 1000): call(B)\n"
+        "print(launch.compilations() == before[0], len(launch._loaded) > before[1])\n"
+    )
+    environment = {**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": str(tmp_path)}
+    environment.pop("FLASHRNN_NUMBA_COMPILE_AHEAD", None)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["True", "True"]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_on_a_stream_of_the_callers(backend):
     import cupy

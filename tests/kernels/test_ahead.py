@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -32,7 +34,10 @@ def compiled_here(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "_code", {})
     monkeypatch.setattr(launch, "_compiled", [])
     monkeypatch.setattr(launch, "cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(launch, "_some_day", set())
+    monkeypatch.setattr(launch, "_asking", [])
     monkeypatch.setattr(ahead, "_running", {})
+    monkeypatch.setattr(ahead, "_leisurely", [])
     monkeypatch.setattr(ahead, "_processors", lambda: 2)
     monkeypatch.delenv("FLASHRNN_NUMBA_COMPILE_AHEAD", raising=False)
     here, plain = [], launch._compile
@@ -60,6 +65,47 @@ def test_what_is_expected_is_compiled_elsewhere_and_counted(compiled_here):
     assert launch.compilations() == (third.digest, TRIPLE.digest, OTHER.digest)
     launch.expect([TRIPLE], (9, 0))
     assert len(ahead._running) == 3
+
+
+def test_what_may_be_needed_some_day_is_there_then(compiled_here):
+    """Asked for once for each key; what is there already is left as it is."""
+    asked = []
+    for key in ("a", "a", "b"):
+        launch.expect_some_day(key, lambda: asked.append(1) or [TRIPLE, OTHER], (9, 0))
+        assert launch.settle(60)
+    assert len(asked) == 2
+    assert len(ahead._leisurely) == 1
+    for program in (TRIPLE, OTHER):
+        entry, code = launch.machine_code(program, (9, 0))
+        assert entry in code.decode("latin1")
+    assert compiled_here == []
+    assert launch.compilations() == ()
+
+
+def test_what_may_be_needed_some_day_can_be_switched_off(compiled_here, monkeypatch):
+    monkeypatch.setenv("FLASHRNN_NUMBA_COMPILE_AHEAD", "0")
+    launch.expect_some_day("a", lambda: [TRIPLE], (9, 0))
+    assert launch.settle(1)
+    assert not launch._asking
+    assert not ahead._leisurely
+
+
+def test_one_process_compiles_at_a_time_while_its_parent_lives(monkeypatch, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(ahead.os, "nice", lambda by: by)
+    done, lock = [], tmp_path / "lock"
+    arguments = [TRIPLE, OTHER], done.append, os.getppid(), lock
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=ahead._one_at_a_time, args=arguments)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert not done
+    waiting.join(30)
+    assert done == [TRIPLE, OTHER]
+    ahead._one_at_a_time([TRIPLE], done.append, os.getppid() + 1, lock)
+    assert len(done) == 2
 
 
 @pytest.mark.parametrize("trouble", ["dies", "hangs", "is not Python", "switched off", "one core"])

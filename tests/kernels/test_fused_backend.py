@@ -81,6 +81,38 @@ def test_forward_says_which_kernels_backward_will_take(monkeypatch, dtype, keep)
     assert len(expected) - len(ours) == (dtype == "bfloat16")
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(monkeypatch, keep):
+    """A batch of another size then needs nothing new."""
+    prepared, asked = set(), {}
+
+    class Watched(EmulatedMachine):
+        def prepare(self, program, grid, constants):
+            prepared.add(program.digest)
+
+        def expect_some_day(self, key, programs):
+            asked.setdefault(key, programs)
+
+    monkeypatch.setattr(machine, "gpu", Watched)
+
+    def plan(B):
+        task, inputs, dstates, dlast = build(Case("lstm", "bfloat16", B=B, T=1, H=1, D=128))
+        task = replace(task, kind="cupy")
+        fused_backend.prepare_forward(task, inputs, keep)
+        if keep:
+            fused_backend.prepare_backward(task, inputs, dstates, dlast)
+
+    plan(3)
+    first = set(prepared)
+    (programs,) = asked.values()
+    others = {p.digest for p in programs()}
+    for B in (1, 6, 11, 20, 64, 130, 300):
+        plan(B)
+    assert len(prepared) > len(first) + 2 * keep
+    assert prepared <= first | others
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("function", ["gru", "slstm", "elman"])
 def test_cells(emulated, function):
     run(Case(function, "float16", B=2, T=3, H=1, D=17, clip=0.5))

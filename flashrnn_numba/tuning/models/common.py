@@ -31,6 +31,13 @@ def batch_class(B: int) -> int:
     return min(1 << max(0, B - 1).bit_length(), LARGEST_CLASS)
 
 
+def other_batch_classes(B: int) -> list[int]:
+    """The nearest first."""
+    own, every = batch_class(B), [1 << n for n in range(LARGEST_CLASS.bit_length())]
+    distance = {n: abs(n.bit_length() - own.bit_length()) for n in every if n != own}
+    return sorted(distance, key=lambda n: (distance[n], n))
+
+
 @dataclass(frozen=True)
 class Statement:
     """A tiling problem and its cost: an integer expression in the model's own unit.

@@ -108,7 +108,10 @@ def registers(cell: Cell, dtype: str, direction: Direction, z: Any, s: Any) -> A
     else:
         owned = (gates + 4 * states) * wide + 12
         cell_needs = (2 * gates + 3 * states) * wide + 14 * wide + 12
-    division = 8 if s.D & (s.D - 1) else 0  # of indices, by no power of 2
+        # gates that not all of Wx, R and b feed have sums of their own
+        apart = 2 * gates - len(cell.input_gates) - len(cell.recurrent_gates)
+        owned = owned + 4 * apart * wide
+    division = 16 if s.D & (s.D - 1) else 0  # of indices, by no power of 2
     return 16 + division + s.per_thread * owned + maximum(product, cell_needs)
 
 
