@@ -117,9 +117,9 @@ class Leaving(HostMachine):
         self.programs.append(changed)
         launch = self._machine.prepare(changed, grid, constants)
 
-        def noted(*arrays: Any) -> None:
-            self.work.append(partial(launch, *arrays))
-            launch(*arrays)
+        def noted(*arrays: Any, begun: Any = None) -> None:
+            self.work.append(partial(launch, *arrays, begun=begun))
+            self.work[-1]()
 
         return noted
 

@@ -147,12 +147,13 @@ class _Timed(_OneKernel):
     ) -> Callable[..., None]:
         launch = self._machine.prepare(program, grid, constants)
 
-        def timed(*arrays: Any) -> None:
+        def timed(*arrays: Any, begun: Any = None) -> None:
+            run = partial(launch, *arrays, begun=begun)
             if self._on:
                 clock = _by_events if self._events else _by_clock
-                self._taken += clock(partial(launch, *arrays))
+                self._taken += clock(run)
             else:
-                launch(*arrays)
+                run()
 
         return timed
 

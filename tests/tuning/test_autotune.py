@@ -15,7 +15,7 @@ from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import CacheWarning, Device, TuningCache
 from flashrnn_numba.tuning.autotuning import AUTOTUNE, is_tiling, key_of, satisfies, tries, tune
-from flashrnn_numba.tuning.candidates import Setting
+from flashrnn_numba.tuning.candidates import Setting, evaluate_model
 from flashrnn_numba.tuning.models.registry import model
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import Device
 from flashrnn_numba.tuning.autotuning import tune
-from flashrnn_numba.tuning.candidates import Setting
+from flashrnn_numba.tuning.candidates import Setting, evaluate_model
 from flashrnn_numba.tuning.models.registry import model
 for H in range(int(sys.argv[1]), 24, 2):
     task = Task(get_cell("elman"), 8, 64, H, 16, "float32", "cupy")
@@ -195,5 +195,12 @@ def test_measuring_runs_the_kernel_itself(tmp_path):
         assert measurer(setting, machine, runs=1)(small) > 0
         assert machine.launched[-1].name == f"fused_{direction}"
         assert machine.launched[-1].threads == 32
+    task = Task(get_cell("elman"), 1, 1, 1, 16, "bfloat16", "cupy")
+    for direction in ("forward", "backward"):
+        machine = EmulatedMachine("A100")
+        setting = Setting(model("tensor"), task, machine.device(), direction)
+        chosen = evaluate_model(setting.model, task, machine.device(), direction)
+        assert measurer(setting, machine, runs=1)(chosen.solution) > 0
+        assert machine.launched[-1].name == f"tensor_{direction}"
     with pytest.raises(ValueError, match="'alternating' cannot be measured; tensor, cluster"):
         measurer(Setting(model("alternating"), task, H200, "forward"), EmulatedMachine())
