@@ -100,7 +100,8 @@ def programs(case: Case) -> list[Program]:
     if case.kernel == "portable":
         return [fused.program(cell, dtype, D, case.direction, tiling)]
     if case.direction == "forward":
-        variants = [tensor.Variant(full, full, D % 8 == 0) for full in (False, True)]
+        last = D % 8 == 0, tensor.coarse(dtype)
+        variants = [tensor.Variant(full, full, *last) for full in (False, True)]
         return [tensor.program(cell, dtype, D, tiling, variant) for variant in variants]
     return [backward_program(cell, dtype, D, tiling, resets=full) for full in (False, True)]
 

@@ -10,14 +10,14 @@ import numpy as np
 
 from .arrays import DTYPES, dtype_name, kind_of
 from .cells import Cell, get_cell
-from .kernels.interface import Inputs, Task
+from .kernels.interface import Inputs, Task, check_precision
 
 
 def check_call(
     inputs: Inputs,
     function: str | Cell,
     recurrent_gradient_clip: float | None,
-    precision: str = "exact",
+    precision: str = "auto",
 ) -> Task:
     """What to compute, or TypeError / ValueError naming the argument."""
     Wx, R, b, states, reset, lengths = inputs
@@ -45,8 +45,7 @@ def check_call(
     if lengths is not None:
         _check_lengths(lengths, B, T)
     clip = _check_clip(recurrent_gradient_clip)
-    if precision not in ("exact", "tf32"):
-        raise ValueError(f"precision must be 'exact' or 'tf32', got {precision!r}")
+    check_precision(precision)
     return Task(cell, B, T, H, D, dtype, kind, clip, precision)
 
 

@@ -68,7 +68,7 @@ VALUE_ERRORS = {
     "must be positive and finite, got -1.5; None for no": {"recurrent_gradient_clip": -1.5},
     "must be positive and finite, got nan": {"recurrent_gradient_clip": float("nan")},
     "must be positive and finite, got inf": {"recurrent_gradient_clip": np.float32("inf")},
-    "precision must be 'exact' or 'tf32', got 'fast'": {"precision": "fast"},
+    "precision must be 'auto', 'exact' or 'tf32', got 'fast'": {"precision": "fast"},
 }
 TYPE_ERRORS = {
     "Wx must be an array (NumPy, CuPy, or with __dlpack__ on a CUDA device), got list": {

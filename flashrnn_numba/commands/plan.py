@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from ..arrays import DTYPES
+from ..kernels.interface import PRECISIONS
 from ..tuning import Device
 from ..tuning.plan import plan
 from . import UsageError
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cell", default="lstm", help="a registered cell, or path/to/file.py:name for your own"
     )
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16")
-    parser.add_argument("--precision", choices=("exact", "tf32"), default="exact")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument(
         "--device",
         help="a name such as H200, A100 or 'RTX 4090', or cpu; without it the GPU of this machine "

@@ -96,13 +96,13 @@ class View(NamedTuple):
         return np.ndarray(self.shape, self.dtype, array, self.offset, self.strides)
 
 
-def multiply(out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+def multiply(out: Any, a: Any, b: Any, precision: str = "auto") -> None:
     """out [N, p, r] = a [N, p, q] @ b [N, q, r] on the current CuPy stream; CuPy arrays of one
     dtype (out may be float32 where a and b have 16 bits, and with one row the reverse)."""
     _prepared(View.of(out), View.of(a), View.of(b), precision)(out, a, b)
 
 
-def prepare(out: View, a: View, b: View, precision: str = "exact") -> Callable[..., None]:
+def prepare(out: View, a: View, b: View, precision: str = "auto") -> Callable[..., None]:
     """`multiply` of what will lie so in the arrays that the returned function takes."""
     if 0 in out.shape:
         return _nothing

@@ -45,7 +45,7 @@ class EmulatedMachine(HostMachine):
         )
         run(*arguments)
 
-    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+    def multiply(self, out: Any, a: Any, b: Any, precision: str = "auto") -> None:
         describe(out, a, b)  # what cuBLAS could not read in place is an error here too
         real = np.float64 if a.dtype == np.float64 else np.float32
         out[:] = np.matmul(a.astype(real), b.astype(real)).astype(out.dtype)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from ..cells import Cell
 
+PRECISIONS = ("auto", "exact", "tf32")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -16,6 +18,7 @@ class Task:
     dtype: "float64", "float32", "float16" or "bfloat16". kind: of the caller's arrays, "numpy",
     "cupy" or "dlpack"; backends are given NumPy or CuPy arrays, on the current device.
     clip: bound of the gradient that flows back through the recurrence, or None.
+    precision: one of PRECISIONS, as in `flashrnn`.
     """
 
     cell: Cell
@@ -26,7 +29,12 @@ class Task:
     dtype: str
     kind: str = "numpy"
     clip: float | None = None
-    precision: str = "exact"
+    precision: str = "auto"
+
+
+def check_precision(precision: Any) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be 'auto', 'exact' or 'tf32', got {precision!r}")
 
 
 class Inputs(NamedTuple):

@@ -61,11 +61,11 @@ class Machine(Protocol):
         """These may be needed; asked for once for each key."""
 
     def prepare_product(
-        self, out: View, a: View, b: View, precision: str = "exact"
+        self, out: View, a: View, b: View, precision: str = "auto"
     ) -> Callable[..., None]:
         """`multiply` for many times: the arrays that these are views of at the call."""
 
-    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+    def multiply(self, out: Any, a: Any, b: Any, precision: str = "auto") -> None:
         """out [N, p, r] = a [N, p, q] @ b [N, q, r]."""
 
     def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:
@@ -126,13 +126,13 @@ class HostMachine:
         raise NotImplementedError
 
     def prepare_product(
-        self, out: View, a: View, b: View, precision: str = "exact"
+        self, out: View, a: View, b: View, precision: str = "auto"
     ) -> Callable[..., None]:
         return lambda results, left, right: self.multiply(
             out.within(results), a.within(left), b.within(right), precision
         )
 
-    def multiply(self, out: Any, a: Any, b: Any, precision: str = "exact") -> None:
+    def multiply(self, out: Any, a: Any, b: Any, precision: str = "auto") -> None:
         raise NotImplementedError
 
     def filled(self, shape: tuple[int, ...], dtype: Any, byte: int) -> Any:

@@ -213,8 +213,8 @@ def geometry_of(cell: Cell, dtype: str, D: int, tiling: Tiling) -> Geometry:
 
 def unsuited(task: Task, device: Device) -> str | None:
     """Why tensor cores cannot do the task on this device whatever its tiling, or None."""
-    exact = task.dtype == "float32" and task.precision == "exact"
-    if task.dtype not in FORMATS or exact:
+    as_it_is = task.dtype == "float32" and task.precision != "tf32"
+    if task.dtype not in FORMATS or as_it_is:
         return (
             "tensor cores are used for bfloat16 and float16, and for float32 where "
             f"precision='tf32' is asked for, got {task.dtype}"

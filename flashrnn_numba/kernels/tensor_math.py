@@ -2,9 +2,9 @@
 
 Built on the special function unit's ex2, lg2 and rcp, whose relative errors of about 2^-22 are far
 below the rounding of a 16-bit result. Each function keeps its relative error small at small
-arguments too. tanh.approx errs by 2^-11: half the rounding of bfloat16, so it serves for tanh in
-bfloat16; not for float16, and not for sigmoid, where it would change how long a gate near 1
-remembers (1 - f would be off by 2^-12).
+arguments too. tanh.approx errs by 2^-11: an eighth of bfloat16's rounding, so it serves for tanh in
+bfloat16 (unless precision="exact"); not for float16, and not for sigmoid, where it would change how
+long a gate near 1 remembers (1 - f would be off by 2^-12).
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def _log_sigmoid(x):
 
 
 @cuda.jit(device=True)
-def _tanh_bfloat16(x):
+def _coarse_tanh(x):
     return tanh_approx(x)
 
 
-_FAST: dict[str, Any] = FUNCTIONS["float32"] | {
+FAST: dict[str, Any] = FUNCTIONS["float32"] | {
     "divide": _divide,
     "exp": _exp,
     "sigmoid": _sigmoid,
@@ -85,9 +85,4 @@ _FAST: dict[str, Any] = FUNCTIONS["float32"] | {
     "softplus": _softplus,
     "log_sigmoid": _log_sigmoid,
 }
-
-FAST: dict[str, dict[str, Any]] = {
-    "float32": _FAST,  # with products in tf32
-    "float16": _FAST,
-    "bfloat16": _FAST | {"tanh": _tanh_bfloat16},
-}
+COARSE = FAST | {"tanh": _coarse_tanh}

@@ -51,10 +51,10 @@ from numba import cuda, float32, int32, int64, uint16, uint32, uint64
 
 from flashrnn_numba.kernels.cuda_storage import STORAGE
 from flashrnn_numba.kernels.ptx import *
-from flashrnn_numba.kernels.tensor_math import FAST
+from flashrnn_numba.kernels.tensor_math import {functions}
 
 globals().update(STORAGE["{dtype}"])
-globals().update(FAST["{dtype}"])
+globals().update({functions})
 unknown_u32 = held_u32
 {numbers}
 product = streamed_mma(
@@ -67,12 +67,20 @@ product = streamed_mma(
 
 
 def source(
-    cell: Cell, dtype: str, D: int, tiling: Tiling, *, keep: bool, masked: bool, wide: bool
+    cell: Cell,
+    dtype: str,
+    D: int,
+    tiling: Tiling,
+    *,
+    keep: bool,
+    masked: bool,
+    wide: bool,
+    coarse: bool,
 ) -> str:
     """The module's text: one function, `tensor_forward`.
 
     keep -- pre-activations and states for backward; masked -- with resets or lengths; wide -- 8
-    numbers of Wx, 2 of R, can be moved at once.
+    numbers of Wx, 2 of R, can be moved at once; coarse -- functions may err by 2^-11.
     """
     size = number_bytes(dtype)
     z = geometry_of(cell, dtype, D, tiling)
@@ -107,7 +115,7 @@ def source(
         text = text.replace("held_u32(", "uint32(")
     fills = {"fill_resident": z.in_registers, "fill_streamed": z.in_shared}
     functions = "".join(_fill(n, values, pieces) for n, count in fills.items() if count)
-    return _header(cell, dtype, D, tiling, z) + functions + text
+    return _header(cell, dtype, D, tiling, z, coarse) + functions + text
 
 
 def _fill(name: str, values: dict[str, Any], pieces: dict[str, Part]) -> str:
@@ -162,7 +170,7 @@ def fast_division(text: str) -> str:
     return ast.unparse(ast.fix_missing_locations(_Divisions().visit(ast.parse(text))))
 
 
-def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:
+def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry, coarse: bool) -> str:
     chunks = sorted(set(_chunks(z)) | ({z.early} if z.early else set()))
     return _HEADER.format(
         title=f"Tensor-core forward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}",
@@ -171,6 +179,7 @@ def _header(cell: Cell, dtype: str, D: int, tiling: Tiling, z: Geometry) -> str:
             str(FOLDER / "tensor_math.py"),
         ),
         dtype=dtype,
+        functions="COARSE" if coarse else "FAST",
         numbers=_NUMBERS[number_bytes(dtype)].format(short=FORMATS[dtype]).strip(),
         short=FORMATS[dtype],
         m_tiles=z.m_tiles,

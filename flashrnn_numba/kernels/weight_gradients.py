@@ -135,7 +135,7 @@ def _outline(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _prepared(
-    machine: Machine, product: Product, outlines: Product, precision: str = "exact"
+    machine: Machine, product: Product, outlines: Product, precision: str = "auto"
 ) -> Callable[..., None]:
     out, a, b = (
         View(view.shape, view.strides, view.dtype, view.ctypes.data - whole.ctypes.data)

@@ -46,7 +46,7 @@ def key_of(name: str, task: Task, device: Device, direction: Direction) -> Key:
 
     shape = f"{task.cell.name} {task.cell.key} {task.dtype} H{task.H} D{task.D}"
     shape += f" B{batch_class(task.B)}"
-    if task.precision != "exact":
+    if task.precision != "auto":
         shape += f" {task.precision}"
     return Key(device.name, device.driver or "none", __version__, f"{name} {direction}", shape)
 

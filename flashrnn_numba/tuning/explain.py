@@ -25,7 +25,7 @@ def _title(plan: Plan) -> str:
     t, device = plan.task, plan.device
     heads = "1 head" if t.H == 1 else f"{t.H} heads"
     problem = f"{t.cell.name}, {t.dtype}, {t.B} rows, {t.T} steps, {heads} of {t.D}"
-    if t.precision != "exact":
+    if t.precision != "auto":
         problem += f", precision {t.precision}"
     if device is None:
         return f"{problem}, on the CPU ({plan.why})"

@@ -14,7 +14,7 @@ from typing import Any
 from ..arrays import DTYPES
 from ..cells import Cell, get_cell
 from ..kernels.backends import AUTO
-from ..kernels.interface import Task
+from ..kernels.interface import Task, check_precision
 from .candidates import Candidate, Refusal, evaluate_model
 from .hardware import Device, DeviceNotFoundError
 from .models.common import DIRECTIONS, Direction, Model, limits
@@ -32,7 +32,7 @@ def plan(
     function: str | Cell = "lstm",
     dtype: Any = "bfloat16",
     device: str | Device | None = None,
-    precision: str = "exact",
+    precision: str = "auto",
 ) -> Plan:
     """How `flashrnn` would run a problem, without running it.
 
@@ -40,7 +40,7 @@ def plan(
     function -- a cell or the name of one; dtype -- float64, float32, float16 or bfloat16.
     device -- a name (`Device.named`), a `Device`, "cpu", or None: the GPU of this machine if there
         is one, else the CPU.
-    precision -- "exact", or "tf32" as in `flashrnn`.
+    precision -- as in `flashrnn`.
 
     `print(plan.explain())` shows it all. Raises ValueError or TypeError naming the argument.
     """
@@ -48,8 +48,7 @@ def plan(
         name: _size(name, value, least)
         for name, value, least in (("B", B, 0), ("T", T, 0), ("H", H, 1), ("D", D, 1))
     }
-    if precision not in ("exact", "tf32"):
-        raise ValueError(f"precision must be 'exact' or 'tf32', got {precision!r}")
+    check_precision(precision)
     found, why = _device(device)
     kind = "numpy" if found is None else "cupy"
     task = Task(get_cell(function), **sizes, dtype=_dtype(dtype), kind=kind, precision=precision)

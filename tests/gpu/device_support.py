@@ -38,6 +38,17 @@ def run(
     return arrays_back(states, last, chosen.backward(task, inputs, kept, dstates, dlast))
 
 
+def run_forward(
+    case: Case, backend: str, prepare_memory: Callable[[], None] = poison
+) -> tuple[Any, Any]:
+    """(states, last) of a call without gradients, which keeps nothing: another kernel."""
+    task, inputs, *_ = arrays_there(case)
+    chosen = backends.choose(task, backend)
+    prepare_memory()
+    states, last, _ = chosen.forward(task, inputs, keep=False)
+    return from_backend(states), from_backend(last)
+
+
 def arrays_there(case: Case) -> tuple[Any, Any, Any, Any]:
     """The case's task, inputs and gradients of its outputs, on the GPU."""
     task, inputs, dstates, dlast = build(case)
@@ -50,5 +61,6 @@ def arrays_back(states: Any, last: Any, gradients: Gradients) -> tuple[Any, Any,
     return from_backend(states), from_backend(last), Gradients(*host)
 
 
-def check(case: Case, backend: str) -> None:
-    compare(case, *run(case, backend))
+def check(case: Case, backend: str, prepare_memory: Callable[[], None] = poison) -> None:
+    compare(case, *run(case, backend, prepare_memory))
+    compare(case, *run_forward(case, backend, prepare_memory), None)

@@ -70,7 +70,7 @@ def test_what_cannot_be_read_in_place_is_an_error():
 
 
 class CublasMachine(EmulatedMachine):
-    def multiply(self, out, a, b, precision="exact"):
+    def multiply(self, out, a, b, precision="auto"):
         as_cublas(out, a, b)
 
 
@@ -214,7 +214,7 @@ class Array(np.ndarray):
 class CallingMachine(EmulatedMachine):
     """Products as on a GPU, from views in arrays to the arguments of the foreign call."""
 
-    def prepare_product(self, out, a, b, precision="exact"):
+    def prepare_product(self, out, a, b, precision="auto"):
         made = cublas.prepare(out, a, b, precision)
         return lambda *arrays: made(*(array.view(Array) for array in arrays))
 

@@ -78,14 +78,14 @@ def programs() -> dict[str, Program]:
         "loops": Program("loops", LOOPS, ("float32*", "int64"), threads=32),
         "portable": fused.plan(get_cell("slstm"), "float32", 8, 1, "backward", device).program,
         "tensor cores": tensor.program(
-            lstm, "bfloat16", 64, Tiling(1, 1, 1, 1, 255, 1), tensor.Variant(True, True, True)
+            lstm, "bfloat16", 64, Tiling(1, 1, 1, 1, 255, 1), tensor.Variant(True, True, True, True)
         ),
         "through L2": tensor.program(
             lstm,
             "bfloat16",
             32,
             Tiling(2, 1, 2, 1, 255, 1, grid=True),
-            tensor.Variant(False, False, True),
+            tensor.Variant(False, False, True, True),
         ),
         "backward": tensor_backward.backward_program(
             get_cell("gru"), "float16", 32, tensor_backward.Tiling(2, 4, 1, each=1)

@@ -54,7 +54,7 @@ def kernel(name):
         tiling = Backward(2, 2, 1, each=1, half=True)
         return tensor_backward.backward_program(cell, "bfloat16", 32, tiling)
     D, tiling = (16, Tiling(1, 1, 1, 1, 9, 1)) if name == "forward, one block" else (32, split)
-    return tensor.program(cell, "bfloat16", D, tiling, tensor.Variant(False, False, True))
+    return tensor.program(cell, "bfloat16", D, tiling, tensor.Variant(False, False, True, True))
 
 
 @cache

@@ -277,7 +277,7 @@ def test_a_missing_barrier_is_found():
 
 def test_arguments_are_those_of_the_kernel():
     p = tensor.program(
-        get_cell("lstm"), "bfloat16", 16, tiling(), tensor.Variant(False, False, True)
+        get_cell("lstm"), "bfloat16", 16, tiling(), tensor.Variant(False, False, True, True)
     )
     assert p.function().__code__.co_argcount == len(p.arguments)
 
@@ -289,6 +289,23 @@ def test_streamed_product_refuses_what_it_cannot_do():
         m_tiles, n_tiles, k_steps, registers, ahead, row_bytes = wrong
         with pytest.raises(ValueError, match="expected"):
             ptx.streamed_mma(m_tiles, n_tiles, k_steps, registers, ahead, "bf16", row_bytes)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "coarse"),
+    [("bfloat16", "auto", True), ("bfloat16", "exact", False), ("float16", "auto", False)],
+)
+def test_coarse_functions_only_where_they_do_not_show(dtype, precision, coarse):
+    """c after one step is not rounded to 16 bits: it shows whether tanh errs by 2^-11."""
+    problem = random_problem(get_cell("lstm"), dtype, (3, 1, 1, 16), states=False)
+    task = replace(oracle_task(problem.cell, problem.inputs), precision=precision)
+    _, _, kept = tensor.forward(EmulatedMachine(), task, problem.inputs, True, tiling())
+    widened = exact(problem).inputs
+    states, _, _ = reference.forward(oracle_task(problem.cell, widened), widened, keep=False)
+    error = relative_error(kept.exact, states[1:])
+    assert (error > 2**-16) == coarse
+    assert error < 2**-11
+    assert tensor.coarse(dtype, precision) == coarse
 
 
 def test_divisions_become_calls():
@@ -319,7 +336,7 @@ def test_tilings_for_tf32_do_not_spill():
 def assert_no_spills(cc, cell, dtype, D, H, B):
     device = {(8, 0): Device.named("A100"), (9, 0): H200, (10, 0): Device.named("B200")}[cc]
     chosen = choose_tiling(get_cell(cell), dtype, B, H, D, device)
-    variant = tensor.Variant(keep=True, masked=False, wide=True)
+    variant = tensor.Variant(True, masked=False, wide=True, coarse=tensor.coarse(dtype))
     p = tensor.program(get_cell(cell), dtype, D, chosen, variant)
     used = assemble(compile_to_ptx(p, cc), cc)
     assert (used.spill_stores, used.spill_loads, used.shared_bytes) == (0, 0, 0)
@@ -330,7 +347,7 @@ def assert_no_spills(cc, cell, dtype, D, H, B):
 @pytest.mark.parametrize("D", [1024, 2048])
 def test_tilings_through_l2_do_not_spill(D):
     chosen = choose_tiling(get_cell("lstm"), "bfloat16", 16, 1, D, H200)
-    variant = tensor.Variant(keep=True, masked=False, wide=True)
+    variant = tensor.Variant(keep=True, masked=False, wide=True, coarse=True)
     p = tensor.program(get_cell("lstm"), "bfloat16", D, chosen, variant)
     used = assemble(compile_to_ptx(p, (9, 0)), (9, 0))
     assert (used.spill_stores, used.spill_loads, used.shared_bytes) == (0, 0, 0)

@@ -118,7 +118,7 @@ def test_the_plan_is_what_the_tensor_core_kernels_run(device):
     from flashrnn_numba.kernels.tensor_backward import backward_program
 
     limits = Device.named(device)
-    bf16, tf32 = ("bfloat16", "exact"), ("float32", "tf32")
+    bf16, tf32 = ("bfloat16", "auto"), ("float32", "tf32")
     for D, H, B, function, (dtype, precision) in (
         (64, 12, 16, "lstm", bf16),
         (100, 3, 5, "gru", bf16),
@@ -139,8 +139,9 @@ def test_the_plan_is_what_the_tensor_core_kernels_run(device):
                 assert isinstance(got, Refusal)
                 continue
             assert as_tiling(task, got.solution) == runs
+            variant = tensor.Variant(True, True, True, tensor.coarse(dtype))
             program = (
-                tensor.program(task.cell, task.dtype, D, runs, tensor.Variant(True, True, True))
+                tensor.program(task.cell, task.dtype, D, runs, variant)
                 if direction == "forward"
                 else backward_program(task.cell, task.dtype, D, runs)
             )
@@ -202,7 +203,7 @@ def test_cpu_by_name():
         ({"device": "H300"}, ValueError, "no device 'H300' on record; expected one of A100"),
         ({"device": 3}, TypeError, "device must be a name such as 'H200'"),
         ({"function": "rnn"}, ValueError, "there is no cell 'rnn'"),
-        ({"precision": "low"}, ValueError, "precision must be 'exact' or 'tf32'"),
+        ({"precision": "low"}, ValueError, "precision must be 'auto', 'exact' or"),
     ],
 )
 def test_wrong_arguments_are_named(changes, error, message):
