@@ -13,7 +13,7 @@ but it ends, and it touches only the memory that the kernel touches:
   with `exchange` then;
 - product: tensor cores and what they read. The sums become numbers made of one word of B, which the
   compiler cannot know;
-- functions: exp, tanh, division and their like become one multiplication;
+- pointwise: the cell's exp, tanh, division and their like become one multiplication;
 - memory: global memory is neither read nor written. Tiles in shared memory stay.
 
 What was computed only for what is left out goes with it.
@@ -29,7 +29,7 @@ from typing import Any
 
 from flashrnn_numba.kernels.launch import Program
 
-STAGES = ("exchange", "barriers", "product", "functions", "memory")
+STAGES = ("exchange", "barriers", "product", "pointwise", "memory")
 
 _SLOW = (
     *("divide", "exp", "log", "sqrt", "power", "reciprocal"),
@@ -72,7 +72,7 @@ def without(program: Program, stage: str) -> Program | None:
         kernel.change(_Left(kernel, _EXCHANGE, adders=tuple(kernel.blocks("mma_"))))
     elif stage == "product":
         kernel.change(_Product(kernel))
-    elif stage == "functions":
+    elif stage == "pointwise":
         _Functions().visit(kernel.module)
     elif stage == "memory":
         kernel.change(_Left(kernel, _MEMORY, pointers=kernel.pointers()))

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def origin() -> dict[str, Any]:
     return {
         "device": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **_versions(), **_of_the_gpu()},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
@@ -40,6 +41,18 @@ def _versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def _of_the_gpu() -> dict[str, str]:
+    """Of the driver's CUDA and of cuDNN, where this process uses them."""
+    found = {}
+    if cupy := sys.modules.get("cupy"):
+        with suppress(Exception):
+            found["driver_cuda"] = str(cupy.cuda.runtime.driverGetVersion())
+    if torch := sys.modules.get("torch"):
+        with suppress(Exception):
+            found["cudnn"] = str(torch.backends.cudnn.version())
     return found
 
 

@@ -65,6 +65,7 @@ def curves(result: dict[str, Any], path: Path) -> None:
                 _lines(ax, axis, [r for r in rows if r["implementation"] == name])
             ax.set_xscale("log", base=2)
             ax.set_yscale("log")
+            ax.yaxis.set_minor_formatter("")
             ax.set_xlabel(label, fontsize=8)
             ax.set_ylabel(f"{direction}, ms", fontsize=8)
             ax.tick_params(labelsize=7)

@@ -41,10 +41,10 @@ MARKS = {
     "exchange": r"st\.async|mbarrier\.try_wait|mbarrier\.arrive\.expect",
     "barriers": r"bar\.sync|barrier\.sync",
     "product": r"mma\.sync",
-    "functions": r"(?:ex2|rcp|tanh|lg2)\.approx",
+    "pointwise": r"(?:ex2|rcp|tanh|lg2)\.approx",
     "memory": r"cp\.async\.c[ag]|st\.global",
 }
-ALL_GONE = ("exchange", "product", "functions")  # the others are used outside of the loop, too
+ALL_GONE = ("exchange", "product", "pointwise")  # the others are used outside of the loop, too
 
 
 @cache
@@ -129,7 +129,7 @@ def test_a_text_without_a_product_is_told():
     with pytest.raises(ValueError, match="0 loops with a product"):
         without(unknown, "product")
     with pytest.raises(ValueError, match="no stage"):
-        without(program, "pointwise")
+        without(program, "gates")
 
 
 def test_shares_of_the_whole():
@@ -139,7 +139,7 @@ def test_shares_of_the_whole():
         "whole": 10, "start": 1, "exchange": 3, "barriers": 0.5, "product": 4, "rest": 1.5
     }  # fmt: skip
     assert profile.comparable(profile.VARIANTS, {"exchange"}) == [
-        *("whole", "start", "product", "functions", "memory")
+        *("whole", "start", "product", "pointwise", "memory")
     ]
     assert profile.comparable(profile.VARIANTS, {"whole"}) == []
 
@@ -205,6 +205,10 @@ def test_rows_and_failures_are_told(monkeypatch, capsys):
     assert (product["stage"], product["ns"], product["percent"]) == ("product", 390.63, 40)
     assert rest["percent"] == 59
     assert re.search(r"977 ns a step: .*exchange +- .*product +391 +40 %", capsys.readouterr().out)
+    facts = {"command": "the command", "device": "a GPU", "commit": "abc"}
+    told = profile.page(result | facts)
+    assert "on an a GPU (commit abc)" in told
+    assert "| lstm 64 x 12, B 16, forward | 977 | 10 |  |  | 391 |  |  | 576 |" in told
 
 
 def test_what_is_compiled():
