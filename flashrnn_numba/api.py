@@ -72,7 +72,8 @@ def flashrnn_vjp(
     respect to states [S, B, T, H, D] and last [S, B, 1, H, D] (either may be None: zero) and
     returns `Gradients(Wx, R, b, states)`, each shaped like its input; `states` is None where no
     initial states were given. It may be called more than once. The inputs must not change between
-    the two calls.
+    the two calls. On a GPU it works on the stream that is current when it is called: that must be
+    the one of this call, or wait for it.
     """
     inputs = Inputs(Wx, R, b, states, reset, lengths)
     call, inputs = find(inputs, function, backend, recurrent_gradient_clip, precision, keep=True)

@@ -71,15 +71,19 @@ def to_cupy(array: Any) -> Any:
 
 
 def back_to(array: Any, package: str) -> Any:
-    """A CuPy array as an array of this package (`package_of`), over the same memory."""
+    """A CuPy array as an array of this package (`package_of`), over the same memory where the
+    package can read it there."""
     if package == "torch":
         import torch
 
         if dtype_name(array) == "bfloat16":
             return torch.from_dlpack(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_dlpack(array)
-    module = import_module("jax.dlpack" if package in ("jax", "jaxlib") else package)
-    return module.from_dlpack(array)
+    if package in ("jax", "jaxlib"):
+        # takes no views with gaps
+        array = array if array.flags.c_contiguous else array.copy()
+        return import_module("jax.dlpack").from_dlpack(array)
+    return import_module(package).from_dlpack(array)
 
 
 def package_of(array: Any) -> str:

@@ -87,6 +87,7 @@ class Plan:
         self.program = program(task.cell, task.dtype, direction)
         self.buffers = Buffers(on, task, direction)
         self.graphs: Graphs = {}
+        self.stream = on.held_stream()
         # a second thread on the same stream must not write into the buffers in between
         self.lock = threading.Lock()
 

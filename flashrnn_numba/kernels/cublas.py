@@ -12,7 +12,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -180,14 +181,17 @@ class _Handle:
         self._device = device
         self._stream: int | None = None
         self._workspace: Any = None
+        self._captured_for: Any = None
 
     def use(self, current: Any) -> None:
         """Work on this stream from now on."""
-        stream, capturing = current.ptr, current.is_capturing()
+        stream = current.ptr
+        capturing = bool(stream) and bool(current.is_capturing())  # the default stream never is
         if stream == self._stream and not capturing:
             return
         library, pointer = _library(), ctypes.c_void_p(self.value)
-        self._workspace = self._workspace_for(stream, capturing)
+        self._stream = None  # until all of it is done
+        self._workspace = self._workspace_for(current, capturing)
         # setting the stream puts cuBLAS back to its own workspace
         for code in (
             library.cublasSetStream_v2(pointer, ctypes.c_void_p(stream)),
@@ -199,18 +203,32 @@ class _Handle:
                 raise RuntimeError(f"cuBLAS refused the stream or its workspace (status {code})")
         self._stream = None if capturing else stream
 
-    def _workspace_for(self, stream: int, capturing: bool) -> Any:
+    @contextmanager
+    def capturing_for(self, stream: Any) -> Iterator[None]:
+        """What is captured within, on whatever stream, will be replayed on this one only, and takes
+        its workspace. To be entered before the capture begins."""
+        self.use(stream)
+        self._captured_for = self._workspace
+        try:
+            yield
+        finally:
+            self._captured_for = None
+
+    def _workspace_for(self, current: Any, capturing: bool) -> Any:
         """Memory for cuBLAS, of our own: results must not depend on what it could allocate. One for
         each stream: on two of them products may overlap. None can be allocated under capture: a
-        graph gets that of the stream which this thread used last, and for good."""
+        graph of the caller's gets that of the stream which this thread used last. A graph has its
+        workspace for good."""
         import cupy
 
-        found = _workspaces.get((self._device, stream))
-        if found is None and capturing:
-            found = self._workspace
+        place = self._device, current.ptr
+        _, found = _workspaces.get(place) or (None, None)
+        if capturing:
+            found = self._captured_for or found or self._workspace
         if found is None:
             found = cupy.cuda.alloc(_WORKSPACE)
-            _workspaces.put((self._device, stream), found)
+            # with the stream: while this is kept no other one can get its handle
+            _workspaces.put(place, (current, found))
         if capturing:
             _captured.add(found)
         return found
@@ -219,6 +237,13 @@ class _Handle:
 _handles: dict[tuple[int, int], _Handle] = {}  # by device and thread
 _workspaces = Recent(8)  # by device and stream
 _captured: set[Any] = set()  # workspaces that a graph may use at any time
+
+
+def capturing_for(stream: Any) -> AbstractContextManager[None]:
+    """Of this thread's products on the current device; see `_Handle.capturing_for`."""
+    import cupy
+
+    return _handle(cupy.cuda.device.get_device_id()).capturing_for(stream)
 
 
 def _handle(device: int) -> _Handle:

@@ -92,6 +92,9 @@ class Machine(Protocol):
     def stream(self) -> tuple[int, ...]:
         """The current (device, stream): what runs on another one is not ordered with it."""
 
+    def held_stream(self) -> Any:
+        """While this object lives no other stream can get the current one's name."""
+
     def beside(self, launch: Callable[[Any], None], work: Callable[[], None]) -> None:
         """`launch(begun)`, and `work` beside it: both after all that was asked for so far, and
         before what comes next. The launch comes first where they might want the same room."""
@@ -164,6 +167,9 @@ class HostMachine:
     def stream(self) -> tuple[int, ...]:
         return 0, 0
 
+    def held_stream(self) -> Any:
+        return None
+
     def beside(self, launch: Callable[[Any], None], work: Callable[[], None]) -> None:
         launch(None)
         work()
@@ -177,7 +183,7 @@ class CupyMachine:
 
         self.arrays = cupy
         self.ordinal = cupy.cuda.device.get_device_id
-        self._stream = cupy.cuda.get_current_stream
+        self._stream = self.held_stream = cupy.cuda.get_current_stream
         self.within = cupy.cuda.Device
         self.blocks_per_sm = launch.blocks_per_sm
         self.prepare = launch.prepare
@@ -261,13 +267,14 @@ class CupyMachine:
             graphs[key] = None
         else:
             if graphs[key] is None:
-                graphs[key] = self._capture(work)
+                graphs[key] = self._capture(current, work)
             graphs[key].launch(current)
 
-    def _capture(self, work: Callable[[], None]) -> Any:
+    def _capture(self, current: Any, work: Callable[[], None]) -> Any:
+        """A graph that is launched on the current stream."""
         cuda = self.arrays.cuda
         stream = cuda.Stream(non_blocking=True)
-        with stream:
+        with cublas.capturing_for(current), stream:
             # thread-local: other threads may allocate meanwhile
             stream.begin_capture(cuda.runtime.streamCaptureModeThreadLocal)
             try:

@@ -83,7 +83,7 @@ def stages_of(task: Task, tiling: Tiling, device: Device) -> list[tuple[list[Wav
     spread = Spread(tiling.cluster, tiling.grid)
     at_once = groups_at_once(spread, device, z.threads, z.shared_bytes)
     groups = sum(wave.groups for wave in whole)
-    before = (groups - 1) // at_once * at_once if at_once else 0
+    before = (groups - 1) // at_once * at_once if at_once and groups else 0
     rows = before // task.H * tiling.tile
     if not rows or 2 * (groups - before) * tiling.cluster > device.sms:
         return [(whole, task.B)]

@@ -159,6 +159,49 @@ def test_each_stream_has_a_workspace_and_is_set_once(told):
     assert told == [1, 1000, 2, 2000, 1, 1000, 1, 1000]
 
 
+def test_a_graph_of_ours_gets_the_workspace_of_the_stream_it_is_replayed_on(told):
+    """Captured on a stream of its own, after another stream was used, or by a new thread."""
+    first, second = cublas._Handle(0), cublas._Handle(0)
+    for ptr in (1, 2):
+        first.use(stream(ptr))
+    with first.capturing_for(stream(1)):
+        first.use(stream(9, capturing=True))
+    assert told[-2:] == [9, 1000]
+    with second.capturing_for(stream(2)):
+        second.use(stream(9, capturing=True))
+    assert told[-2:] == [9, 2000]
+    with second.capturing_for(stream(3)):  # allocated before the capture begins
+        assert told[-2:] == [3, 3000]
+        second.use(stream(9, capturing=True))
+        assert told[-2:] == [9, 3000]
+    second.use(stream(2))
+    second.use(stream(9, capturing=True))  # the caller's
+    assert told[-2:] == [9, 2000]
+
+
+def test_a_stream_is_set_again_after_a_failure(told, monkeypatch):
+    handle = cublas._Handle(0)
+    handle.use(stream(1))
+    library = cublas._library()
+    with monkeypatch.context() as failing:
+        failing.setattr(library, "cublasSetWorkspace_v2", lambda *_: 7)
+        with pytest.raises(RuntimeError, match="status 7"):
+            handle.use(stream(2))
+    handle.use(stream(1))
+    assert told[-2:] == [1, 1000]
+
+
+def test_the_default_stream_is_not_asked_whether_it_is_captured(told):
+    """To ask is an error while another thread captures."""
+    cublas._Handle(0).use(SimpleNamespace(ptr=0, is_capturing=lambda: 1 / 0))
+
+
+def test_workspaces_hold_their_streams(told):
+    first = stream(1)
+    cublas._Handle(0).use(first)
+    assert cublas._workspaces.get((0, 1))[0] is first
+
+
 def test_a_graph_gets_the_workspace_of_the_stream_used_before_for_good(told):
     handle = cublas._Handle(0)
     handle.use(stream(1))

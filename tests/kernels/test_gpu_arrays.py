@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import ml_dtypes
@@ -69,6 +70,20 @@ def test_torch_tensors_go_in_and_out_without_a_copy(exchange, dtype):
     assert back.data_ptr() == tensor.data_ptr()
 
 
+def test_jax_is_given_what_it_can_read(monkeypatch):
+    """It refuses views with gaps."""
+    given = []
+    module = SimpleNamespace(from_dlpack=given.append)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(dlpack=module))
+    monkeypatch.setitem(sys.modules, "jax.dlpack", module)
+    whole = np.arange(24.0).reshape(2, 3, 4)
+    arrays.back_to(whole, "jaxlib")
+    arrays.back_to(whole[:, 1:], "jax")
+    assert given[0] is whole
+    assert given[1].flags.c_contiguous
+    np.testing.assert_array_equal(given[1], whole[:, 1:])
+
+
 def test_a_dlpack_call_returns_what_came_in(exchange, monkeypatch):
     """Whole calls with tensors, the kernels in the emulator; twice, the second one as planned."""
     on = EmulatedMachine()
@@ -129,7 +144,17 @@ def graph_machine(stream):
     return on
 
 
-def test_work_runs_once_then_is_captured_once_and_replayed():
+@pytest.fixture
+def products(monkeypatch):
+    """cuBLAS is told which stream a graph is for."""
+    told = []
+    monkeypatch.setattr(
+        machine.cublas, "capturing_for", lambda stream: told.append(stream) or nullcontext()
+    )
+    return told
+
+
+def test_work_runs_once_then_is_captured_once_and_replayed(products):
     stream, done, graphs = Stream(), [], {}
     on = graph_machine(stream)
     for _ in range(4):
@@ -137,6 +162,7 @@ def test_work_runs_once_then_is_captured_once_and_replayed():
     assert (len(done), stream.captured, stream.launched) == (2, 1, 3)
     on.replay(graphs, "other", lambda: done.append(1))
     assert (len(done), stream.captured) == (3, 1)
+    assert products == [stream]
 
 
 def test_in_a_callers_capture_nothing_is_captured_by_us():
