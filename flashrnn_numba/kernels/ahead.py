@@ -58,13 +58,14 @@ def _begin(
     programs: Sequence[Program], cc: tuple[int, int], cache: Path, leisure: bool = False
 ) -> subprocess.Popen[bytes] | None:
     task = {
-        "path": sys.path,
+        "path": [place for place in sys.path if isinstance(place, str)],  # imports use no others
         "cc": cc,
         "programs": [asdict(p) for p in programs],
         "parent": os.getpid(),
         "lock": str(cache / "leisure.lock") if leisure else None,
     }
-    with tempfile.TemporaryFile() as given, contextlib.suppress(OSError):
+    # around the file, too: there may be no directory for it, and the disk may be full
+    with contextlib.suppress(OSError), tempfile.TemporaryFile() as given:
         given.write(json.dumps(task).encode())
         given.seek(0)
         return subprocess.Popen(
@@ -173,13 +174,14 @@ def _one_at_a_time(
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether this process has the file for itself now, until it closes it."""
+    """Whether this process has the file for itself now, until it closes it. Where there are no
+    locks (Windows, some file systems) it always has: several at a time."""
     try:
         import fcntl
-    except ImportError:  # Windows: several at a time
-        return True
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        pass
     return True

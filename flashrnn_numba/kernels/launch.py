@@ -139,9 +139,10 @@ def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
 
 def expect(programs: Sequence[Program], cc: tuple[int, int]) -> None:
     """These will be needed soon: what is not compiled yet another process begins to compile."""
-    files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
-    missing = {file: p for file, p in files.items() if not file.exists()}
-    ahead.start(missing, cc, cache_directory())
+    with contextlib.suppress(Exception):  # it shows when one of them is needed
+        files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
+        missing = {file: p for file, p in files.items() if not file.exists()}
+        ahead.start(missing, cc, cache_directory())
 
 
 def expect_some_day(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +110,52 @@ def test_one_process_compiles_at_a_time_while_its_parent_lives(monkeypatch, tmp_
     assert done == [TRIPLE, OTHER]
     ahead._one_at_a_time([TRIPLE], done.append, os.getppid() + 1, lock)
     assert len(done) == 2
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOTSUP", "ENOLCK"])
+def test_without_locks_on_files_several_compile_at_a_time(monkeypatch, tmp_path, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file, how):
+        raise OSError(getattr(errno, code), "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(ahead.os, "nice", lambda by: by)
+    done = []
+    arguments = [TRIPLE], done.append, os.getppid(), tmp_path / "lock"
+    waiting = threading.Thread(target=ahead._one_at_a_time, args=arguments, daemon=True)
+    waiting.start()
+    waiting.join(5)
+    assert done == [TRIPLE]
+
+
+def test_paths_to_import_from_that_are_no_strings_are_left_out(compiled_here, monkeypatch):
+    """As the import system does."""
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/somewhere"), None])
+    launch.expect([TRIPLE], (9, 0))
+    assert launch.machine_code(TRIPLE, (9, 0))[1]
+    assert compiled_here == []
+
+
+def refuse(path):
+    raise PermissionError(path)
+
+
+@pytest.mark.parametrize("trouble", ["no directory", "full", "no leave to look"])
+def test_whatever_goes_wrong_this_process_compiles(compiled_here, monkeypatch, tmp_path, trouble):
+    if trouble == "full" and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    place, name, value = {
+        "no directory": (tempfile, "tempdir", str(tmp_path / "missing")),
+        "full": (tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b")),
+        "no leave to look": (Path, "exists", refuse),
+    }[trouble]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, value)
+        launch.expect([TRIPLE], (9, 0))
+    assert not ahead._running
+    assert launch.machine_code(TRIPLE, (9, 0))[1]
+    assert compiled_here == [TRIPLE.digest]
 
 
 @pytest.mark.parametrize("trouble", ["dies", "hangs", "is not Python", "switched off", "one core"])
