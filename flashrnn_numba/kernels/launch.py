@@ -16,7 +16,6 @@ import os
 import re
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -39,7 +38,6 @@ _code: dict[tuple[str, tuple[int, int]], tuple[str, bytes]] = {}
 _loaded: dict[tuple[str, int], Any] = {}
 _compiled: list[str] = []
 _some_day: set[Hashable] = set()
-_asking: list[threading.Thread] = []
 
 
 class LaunchError(RuntimeError):
@@ -154,23 +152,16 @@ def expect_some_day(
         return
     _some_day.add(key)
 
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # it shows when one of them is needed
-            files = {_cache_file(p, cc): p for p in programs()}
-            missing = [p for file, p in files.items() if not file.exists()]
-            ahead.start_leisurely(missing, cc, cache_directory())
+    def missing() -> list[Program]:
+        files = {_cache_file(p, cc): p for p in programs()}
+        return [p for file, p in files.items() if not file.exists()]
 
-    asking = threading.Thread(target=ask, name="flashrnn_numba: what to compile", daemon=True)
-    _asking[:] = [thread for thread in _asking if thread.is_alive()] + [asking]
-    asking.start()
+    ahead.at_leisure(missing, cc, cache_directory())
 
 
 def settle(seconds: float = 600.0) -> bool:
     """Wait until all that was expected is compiled; whether it is."""
-    deadline = time.monotonic() + seconds
-    for thread in list(_asking):
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return ahead.settle(max(0.0, deadline - time.monotonic()))
+    return ahead.settle(seconds)
 
 
 def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:
