@@ -7,6 +7,7 @@ What forward keeps is the same for both, so that any two go together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -65,21 +66,22 @@ def _expect_other_batches(on: Machine, task: Task, inputs: Inputs, keep: bool) -
     """The tensor-core kernels of batch sizes of other classes: they should be there when a batch of
     another size comes. (The portable kernel is the same for all.)"""
     device = on.device()
-    forward = tensor.expected(on, task, inputs, keep)
+    variant = tensor.variant(on, task, inputs, keep)
+    forward = tensor.expected(on, task, variant)
     backward = tensor_backward_run.expected(on, task, inputs)
 
-    def programs() -> list[Program]:
-        found = {}
+    def programs() -> Iterator[Program]:
         for B in other_batch_classes(task.B):
             other = replace(task, B=B)
             if uses_tensor_cores(other, device, "forward"):
-                found[forward(B).digest] = forward(B)
+                yield forward(B)
             if keep and uses_tensor_cores(other, device, "backward"):
-                found[backward(B).digest] = backward(B)
-        return list(found.values())
+                yield backward(B)
 
     if any(uses_tensor_cores(task, device, direction) for direction in DIRECTIONS):
-        given = keep, inputs.reset is None, inputs.lengths is None
+        # all that these depend on: steps count where a tile of batch rows would have too many
+        largest = tensor_backward_run.largest_tile(task)
+        given = variant, inputs.reset is not None, largest
         on.expect_some_day((replace(task, B=0, T=0, clip=None), *given), programs)
 
 

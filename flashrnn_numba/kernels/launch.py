@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -144,7 +144,7 @@ def expect(programs: Sequence[Program], cc: tuple[int, int]) -> None:
 
 
 def expect_some_day(
-    key: Hashable, programs: Callable[[], Sequence[Program]], cc: tuple[int, int]
+    key: Hashable, programs: Callable[[], Iterable[Program]], cc: tuple[int, int]
 ) -> None:
     """These may be needed some time: what is not compiled yet another process compiles when nothing
     else wants the processor. What they are is worked out by a thread, once for each key."""

@@ -81,9 +81,20 @@ def test_forward_says_which_kernels_backward_will_take(monkeypatch, dtype, keep)
     assert len(expected) - len(ours) == (dtype == "bfloat16")
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(monkeypatch, keep):
-    """A batch of another size then needs nothing new."""
+WIDE = Case("lstm", "bfloat16", B=3, T=1, H=1, D=128)
+
+
+def plan(case: Case, keep: bool = True, **changes) -> None:
+    task, inputs, dstates, dlast = build(case)
+    task = replace(task, kind="cupy", **changes)
+    fused_backend.prepare_forward(task, inputs, keep)
+    if keep:
+        fused_backend.prepare_backward(task, inputs, dstates, dlast)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Digests of what is prepared, and what is asked for some day."""
     prepared, asked = set(), {}
 
     class Watched(EmulatedMachine):
@@ -94,23 +105,47 @@ def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(monkeypatch, kee
             asked.setdefault(key, programs)
 
     monkeypatch.setattr(machine, "gpu", Watched)
+    return prepared, asked
 
-    def plan(B):
-        task, inputs, dstates, dlast = build(Case("lstm", "bfloat16", B=B, T=1, H=1, D=128))
-        task = replace(task, kind="cupy")
-        fused_backend.prepare_forward(task, inputs, keep)
-        if keep:
-            fused_backend.prepare_backward(task, inputs, dstates, dlast)
 
-    plan(3)
+@pytest.mark.parametrize("keep", [False, True])
+def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(watched, keep):
+    """A batch of another size then needs nothing new."""
+    prepared, asked = watched
+    plan(WIDE, keep)
     first = set(prepared)
     (programs,) = asked.values()
     others = {p.digest for p in programs()}
     for B in (1, 6, 11, 20, 64, 130, 300):
-        plan(B)
+        plan(WIDE.with_(B=B), keep)
     assert len(prepared) > len(first) + 2 * keep
     assert prepared <= first | others
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"strided": True}, {"reset": False}],
+    ids=str,
+)
+def test_kernels_of_other_calls_are_named_at_the_first_of_these(watched, change):
+    """Of arrays that lie otherwise, for example: they take another kernel."""
+    prepared, asked = watched
+    other = WIDE.with_(**change)
+    for case in (WIDE, other):
+        plan(case)
+    before = set(prepared)
+    expected = {p.digest for programs in asked.values() for p in programs()}
+    plan(other.with_(B=128))
+    assert prepared - before
+    assert prepared <= before | expected
+
+
+def test_kernels_of_sequences_too_long_for_large_tiles_are_named_for_themselves(watched):
+    _, asked = watched
+    for T in (1, 64, 1 << 20):
+        plan(WIDE, T=T)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("function", ["gru", "slstm", "elman"])
