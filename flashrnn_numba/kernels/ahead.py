@@ -76,8 +76,13 @@ def _begin(
     return _processes.begin(_SCRIPT, json.dumps(task).encode(), environment)
 
 
+def under_way(file: Path) -> bool:
+    """Whether a file was asked for that is needed soon."""
+    return file in _running
+
+
 def wait(file: Path) -> bool:
-    """Wait for a file that was asked for; whether it was made. (What went wrong shows when this
+    """Wait for a file that is `under_way`; whether it was made. (What went wrong shows when this
     process compiles.)"""
     if file not in _running:
         return False

@@ -12,10 +12,12 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 _GRACE = 2.0  # seconds in which a process ends that was told to
 _LEISURE = "flashrnn_numba: at leisure"
+T = TypeVar("T")
 Process = subprocess.Popen[bytes]
 
 
@@ -84,6 +86,16 @@ def _terminate(process: Process) -> None:
             os.killpg(process.pid, signal.SIGTERM)
         else:
             process.terminate()
+
+
+def unhurried(items: Iterable[T]) -> Iterator[T]:
+    """These, with a rest before each as long as it took to make it: other threads want Python's
+    lock."""
+    began = time.monotonic()
+    for item in items:
+        time.sleep(time.monotonic() - began)
+        began = time.monotonic()
+        yield item
 
 
 class Queue:

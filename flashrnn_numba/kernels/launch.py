@@ -12,20 +12,19 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import ahead
+from . import ahead, inventory
+from .background import unhurried
 from .driver import Launch
-from .generated import cache_directory, digest_of, load
+from .generated import cache_directory, digest_of, load, write_at_once
 from .numba_passes import no_collection, quick_passes
 
 _FOLDER = Path(__file__).parent
@@ -75,13 +74,18 @@ class Program:
 @cache
 def _digest(program: Program) -> str:
     parts = [program.name, program.text, repr(program.arguments), str(program.threads)]
-    parts += [_dependencies(), *(_version(package) for package in _COMPILERS)]
+    parts += [_dependencies(), *_compilers()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 @cache
 def _dependencies() -> str:
     return digest_of(*(str(_FOLDER / file) for file in _DEPENDENCIES))
+
+
+@cache
+def _compilers() -> tuple[str, ...]:
+    return tuple(_version(package) for package in _COMPILERS)
 
 
 def _version(package: str) -> str:
@@ -147,16 +151,28 @@ def expect_some_day(
     key: Hashable, programs: Callable[[], Iterable[Program]], cc: tuple[int, int]
 ) -> None:
     """These may be needed some time: what is not compiled yet another process compiles when nothing
-    else wants the processor. What they are is worked out by a thread, once for each key."""
+    else wants the processor. What they are is worked out by a thread, once for each key, and kept
+    on disk.
+
+    key -- all that they depend on beside this package and the compilers; what `repr` makes of it is
+    the same in every process.
+    """
     if key in _some_day or not ahead.possible(cache_directory()):
         return
     _some_day.add(key)
+    ahead.at_leisure(partial(_missing, repr(key), programs, cc), cc, cache_directory())
 
-    def missing() -> list[Program]:
-        files = {_cache_file(p, cc): p for p in programs()}
-        return [p for file, p in files.items() if not file.exists()]
 
-    ahead.at_leisure(missing, cc, cache_directory())
+def _missing(
+    key: str, programs: Callable[[], Iterable[Program]], cc: tuple[int, int]
+) -> list[Program]:
+    """Those that nobody has compiled yet."""
+    listed = inventory.place(cache_directory() / "kernels", key, str(cc), *_compilers())
+    if inventory.complete(listed):
+        return []
+    files = {_cache_file(p, cc): p for p in unhurried(programs())}
+    inventory.write(listed, files)
+    return [p for file, p in files.items() if not (file.exists() or ahead.under_way(file))]
 
 
 def settle(seconds: float = 600.0) -> bool:
@@ -213,15 +229,11 @@ def _read(path: Path) -> tuple[str, bytes] | None:
 
 
 def _write(path: Path, compiled: tuple[str, bytes]) -> None:
-    """In one step, so that no process reads half a file; nothing where nothing can be written."""
+    """Nothing where nothing can be written."""
     entry, code = compiled
     head = json.dumps({"entry": entry, "sha256": hashlib.sha256(code).hexdigest()})
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(head.encode() + b"\n" + code)
-        os.replace(name, path)
+        write_at_once(path, head.encode() + b"\n" + code)
 
 
 # launching --------------------------------------------------------------------------------------

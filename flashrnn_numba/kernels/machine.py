@@ -58,7 +58,8 @@ class Machine(Protocol):
         """These will be needed soon."""
 
     def expect_some_day(self, key: Hashable, programs: Callable[[], Iterable[Program]]) -> None:
-        """These may be needed; asked for once for each key."""
+        """These may be needed; asked for once for each key and device. key -- what they depend on,
+        as things that every process writes alike."""
 
     def prepare_product(
         self, out: View, a: View, b: View, precision: str = "auto"
@@ -202,7 +203,8 @@ class CupyMachine:
             with self.within(ordinal):
                 yield from programs()
 
-        launch.expect_some_day((ordinal, key), found, self.device().compute_capability)
+        device = self.device()
+        launch.expect_some_day((device, key), found, device.compute_capability)
 
     def metadata(self, array: Any) -> tuple[Any, ...]:
         data = array.data

@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="the other process compiles with numba-cuda")
 
-from flashrnn_numba.kernels import ahead, launch
-from flashrnn_numba.kernels.background import Processes, Queue
+from flashrnn_numba.kernels import ahead, inventory, launch
+from flashrnn_numba.kernels.background import Processes, Queue, unhurried
 from flashrnn_numba.kernels.launch import Program
 
 TEXT = """
@@ -99,6 +99,85 @@ def test_what_may_be_needed_some_day_is_there_then(compiled_here, begun):
     assert launch.compilations() == ()
 
 
+def again(monkeypatch):
+    """As in a new process."""
+    monkeypatch.setattr(launch, "_some_day", set())
+
+
+@pytest.fixture
+def listed(compiled_here, tmp_path):
+    """Programs that another process has compiled, and listed under "a"; where the list is."""
+    for program in (TRIPLE, OTHER):
+        launch._write(launch._cache_file(program, (9, 0)), ("entry", b"code"))
+    launch.expect_some_day("a", lambda: [TRIPLE, OTHER], (9, 0))
+    assert launch.settle(60)
+    (path,) = (tmp_path / "kernels").glob("needed_*.json")
+    return path
+
+
+def asked_anew(monkeypatch, key="a"):
+    asked = []
+    again(monkeypatch)
+    launch.expect_some_day(key, lambda: asked.append(1) or [TRIPLE, OTHER], (9, 0))
+    assert launch.settle(60)
+    return bool(asked)
+
+
+def test_what_was_listed_and_is_there_is_not_worked_out_again(listed, begun, monkeypatch):
+    assert not asked_anew(monkeypatch)
+    assert asked_anew(monkeypatch, key="b")
+    assert not begun
+    launch._cache_file(OTHER, (9, 0)).unlink()
+    assert asked_anew(monkeypatch)
+    assert len(begun) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[", "{}", "3", '["gone.kernel"]', "[3]", '["\\u0000"]', "[" * 100000, None]
+)
+def test_a_list_that_is_damaged_counts_as_missing(listed, monkeypatch, damage):
+    whole = listed.read_text()
+    if damage is None:
+        listed.unlink()
+        listed.mkdir()
+    else:
+        listed.write_text(damage)
+    assert asked_anew(monkeypatch)
+    assert damage is None or listed.read_text() == whole
+
+
+@pytest.mark.parametrize("change", ["source", "compilers", "device", "Python", None])
+def test_a_list_is_for_one_package_and_its_compilers(listed, monkeypatch, change):
+    if change == "source":
+        monkeypatch.setattr(inventory, "_source", lambda: "of another version")
+    elif change == "compilers":
+        monkeypatch.setattr(launch, "_compilers", lambda: ("0.0",))
+    elif change == "Python":
+        monkeypatch.setattr(sys, "version", "4.0")
+    cc = (8, 0) if change == "device" else (9, 0)
+    place = inventory.place(listed.parent, repr("a"), str(cc), *launch._compilers())
+    assert (place == listed) == (change is None)
+
+
+def test_what_is_needed_soon_is_not_compiled_at_leisure_as_well(compiled_here, begun, monkeypatch):
+    monkeypatch.setattr(ahead, "_SCRIPT", "import time; time.sleep(0.5)")
+    launch.expect([TRIPLE], (9, 0))
+    launch.expect_some_day("a", lambda: [TRIPLE], (9, 0))
+    assert launch.settle(60)
+    assert len(begun) == 1
+
+
+def test_working_out_leaves_half_of_the_time_to_other_threads():
+    def work():
+        for i in range(4):
+            time.sleep(0.05)
+            yield i
+
+    began = time.monotonic()
+    assert list(unhurried(work())) == [0, 1, 2, 3]
+    assert time.monotonic() - began >= 0.4
+
+
 def test_what_may_be_needed_some_day_can_be_switched_off(compiled_here, monkeypatch):
     monkeypatch.setenv("FLASHRNN_NUMBA_COMPILE_AHEAD", "0")
     asked = []
@@ -149,7 +228,7 @@ time.sleep(60)
 EXITING = f"""
 import os, sys, time
 from pathlib import Path
-from flashrnn_numba.kernels import ahead, launch
+from flashrnn_numba.kernels import ahead, inventory, launch
 from flashrnn_numba.kernels.launch import Program
 ahead._processors = lambda: 2
 ahead._SCRIPT = {STUCK!r}
