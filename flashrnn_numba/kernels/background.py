@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-_GRACE = 2.0  # seconds in which a process ends that was told to
+_GRACE = 2.0  # seconds in which processes end that were told to
 _LEISURE = "flashrnn_numba: at leisure"
 T = TypeVar("T")
 Process = subprocess.Popen[bytes]
@@ -72,12 +72,9 @@ class Processes:
             return
         with self._beginning:
             self._over = True
-        alive = self._alive.copy()
-        for process in alive:
+        for process in self._alive.copy():
             _terminate(process)
-        for process in alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
+        self.settle(_GRACE)
 
 
 def _terminate(process: Process) -> None:
