@@ -12,9 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from .background import Process, Processes, Queue
 from .numba_passes import no_collection
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ from flashrnn_numba.kernels.ahead import work
 work(task)
 """
 
-_running: dict[Path, tuple[subprocess.Popen[bytes], float]] = {}
-_leisurely: list[subprocess.Popen[bytes]] = []
+_processes = Processes()
+_leisure = Queue()
+_running: dict[Path, tuple[Process, float]] = {}
 
 
 def start(programs: Mapping[Path, Program], cc: tuple[int, int], cache: Path) -> None:
@@ -46,39 +47,42 @@ def start(programs: Mapping[Path, Program], cc: tuple[int, int], cache: Path) ->
     programs = {file: p for file, p in programs.items() if file not in _running}
     if programs and possible(cache) and (process := _begin(list(programs.values()), cc, cache)):
         _running.update(dict.fromkeys(programs, (process, time.monotonic() + _PATIENCE)))
+        threading.Thread(target=_processes.reap, args=(process,), daemon=True).start()
 
 
-def start_leisurely(programs: Sequence[Program], cc: tuple[int, int], cache: Path) -> None:
-    """Likewise of programs that nobody waits for."""
-    if programs and possible(cache) and (process := _begin(programs, cc, cache, leisure=True)):
-        _leisurely[:] = [p for p in _leisurely if p.poll() is None] + [process]
+def at_leisure(find: Callable[[], Sequence[Program]], cc: tuple[int, int], cache: Path) -> None:
+    """Likewise of programs that nobody waits for, by one process at a time. What they are a thread
+    asks `find`."""
+
+    def job() -> None:
+        programs = find()
+        if programs and (process := _begin(programs, cc, cache, leisure=True)):
+            _processes.reap(process)
+
+    _leisure.put(job)
 
 
 def _begin(
     programs: Sequence[Program], cc: tuple[int, int], cache: Path, leisure: bool = False
-) -> subprocess.Popen[bytes] | None:
+) -> Process | None:
     task = {
-        "path": sys.path,
+        "path": [place for place in sys.path if isinstance(place, str)],  # imports use no others
         "cc": cc,
         "programs": [asdict(p) for p in programs],
         "parent": os.getpid(),
         "lock": str(cache / "leisure.lock") if leisure else None,
     }
-    with tempfile.TemporaryFile() as given, contextlib.suppress(OSError):
-        given.write(json.dumps(task).encode())
-        given.seek(0)
-        return subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT],
-            stdin=given,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": str(cache)},
-        )
-    return None
+    environment = {**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": str(cache)}
+    return _processes.begin(_SCRIPT, json.dumps(task).encode(), environment)
+
+
+def under_way(file: Path) -> bool:
+    """Whether a file was asked for that is needed soon."""
+    return file in _running
 
 
 def wait(file: Path) -> bool:
-    """Wait for a file that was asked for; whether it was made. (What went wrong shows when this
+    """Wait for a file that is `under_way`; whether it was made. (What went wrong shows when this
     process compiles.)"""
     if file not in _running:
         return False
@@ -91,12 +95,7 @@ def wait(file: Path) -> bool:
 def settle(seconds: float) -> bool:
     """Wait until nothing is compiled any more for this process; whether that is so."""
     deadline = time.monotonic() + seconds
-    for process in [*_leisurely, *(p for p, _ in _running.values())]:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        if process.returncode is None:
-            return False
-    return True
+    return _leisure.settle(seconds) and _processes.settle(deadline - time.monotonic())
 
 
 def possible(cache: Path) -> bool:
@@ -173,13 +172,14 @@ def _one_at_a_time(
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether this process has the file for itself now, until it closes it."""
+    """Whether this process has the file for itself now, until it closes it. Where there are no
+    locks (Windows, some file systems) it always has: several at a time."""
     try:
         import fcntl
-    except ImportError:  # Windows: several at a time
-        return True
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        pass
     return True

@@ -7,12 +7,12 @@ What forward keeps is the same for both, so that any two go together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..tuning import Device
-from ..tuning.models.common import DIRECTIONS, other_batch_classes
-from ..tuning.winners import measures
+from ..tuning import Device, winners
+from ..tuning.models.common import DIRECTIONS, batch_classes
 from . import fused, gpu, machine, tensor, tensor_backward_run, weight_gradients
 from .fused_layout import Direction
 from .interface import Gradients, Inputs, Task
@@ -56,31 +56,32 @@ def prepare_forward(task: Task, inputs: Inputs, keep: bool) -> Forward:
     tensor_cores = uses_tensor_cores(task, on.device(), "forward")
     kernel: Any = tensor if tensor_cores else fused
     planned: Forward = kernel.prepare_forward(on, task, inputs, keep)
-    if not measures():
+    if not winners.measures():
         _expect_other_batches(on, task, inputs, keep)
     return planned
 
 
 def _expect_other_batches(on: Machine, task: Task, inputs: Inputs, keep: bool) -> None:
-    """The tensor-core kernels of batch sizes of other classes: they should be there when a batch of
+    """The tensor-core kernels of batch sizes of all classes: they should be there when a batch of
     another size comes. (The portable kernel is the same for all.)"""
     device = on.device()
-    forward = tensor.expected(on, task, inputs, keep)
+    variant = tensor.variant(on, task, inputs, keep)
+    forward = tensor.expected(on, task, variant)
     backward = tensor_backward_run.expected(on, task, inputs)
 
-    def programs() -> list[Program]:
-        found = {}
-        for B in other_batch_classes(task.B):
+    def programs() -> Iterator[Program]:
+        for B in batch_classes(task.B):
             other = replace(task, B=B)
             if uses_tensor_cores(other, device, "forward"):
-                found[forward(B).digest] = forward(B)
+                yield forward(B)
             if keep and uses_tensor_cores(other, device, "backward"):
-                found[backward(B).digest] = backward(B)
-        return list(found.values())
+                yield backward(B)
 
     if any(uses_tensor_cores(task, device, direction) for direction in DIRECTIONS):
-        given = keep, inputs.reset is None, inputs.lengths is None
-        on.expect_some_day((replace(task, B=0, T=0, clip=None), *given), programs)
+        # all that these depend on, in words that another process understands
+        kind = task.cell.key, task.dtype, task.H, task.D, task.precision, winners.source()
+        given = variant, inputs.reset is not None, tensor_backward_run.largest_tile(task)
+        on.expect_some_day((*kind, *given), programs)
 
 
 def _backward_kernel(task: Task, device: Device) -> Any:

@@ -45,6 +45,21 @@ def load(name: str, text: str, depends_on: str = "") -> ModuleType:
     return module
 
 
+def write_at_once(path: Path, data: bytes) -> None:
+    """A file in one step, so that no process reads half of it. OSError where it cannot be
+    written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
 @cache
 def _writable_directory() -> Path:
     directory = cache_directory() / "generated"

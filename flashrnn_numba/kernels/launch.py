@@ -12,21 +12,19 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import ahead
+from . import ahead, inventory
+from .background import unhurried
 from .driver import Launch
-from .generated import cache_directory, digest_of, load
+from .generated import cache_directory, digest_of, load, write_at_once
 from .numba_passes import no_collection, quick_passes
 
 _FOLDER = Path(__file__).parent
@@ -39,7 +37,6 @@ _code: dict[tuple[str, tuple[int, int]], tuple[str, bytes]] = {}
 _loaded: dict[tuple[str, int], Any] = {}
 _compiled: list[str] = []
 _some_day: set[Hashable] = set()
-_asking: list[threading.Thread] = []
 
 
 class LaunchError(RuntimeError):
@@ -77,13 +74,18 @@ class Program:
 @cache
 def _digest(program: Program) -> str:
     parts = [program.name, program.text, repr(program.arguments), str(program.threads)]
-    parts += [_dependencies(), *(_version(package) for package in _COMPILERS)]
+    parts += [_dependencies(), *_compilers()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 @cache
 def _dependencies() -> str:
     return digest_of(*(str(_FOLDER / file) for file in _DEPENDENCIES))
+
+
+@cache
+def _compilers() -> tuple[str, ...]:
+    return tuple(_version(package) for package in _COMPILERS)
 
 
 def _version(package: str) -> str:
@@ -139,37 +141,43 @@ def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
 
 def expect(programs: Sequence[Program], cc: tuple[int, int]) -> None:
     """These will be needed soon: what is not compiled yet another process begins to compile."""
-    files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
-    missing = {file: p for file, p in files.items() if not file.exists()}
-    ahead.start(missing, cc, cache_directory())
+    with contextlib.suppress(Exception):  # it shows when one of them is needed
+        files = {_cache_file(p, cc): p for p in programs if (p.digest, cc) not in _code}
+        missing = {file: p for file, p in files.items() if not file.exists()}
+        ahead.start(missing, cc, cache_directory())
 
 
 def expect_some_day(
-    key: Hashable, programs: Callable[[], Sequence[Program]], cc: tuple[int, int]
+    key: Hashable, programs: Callable[[], Iterable[Program]], cc: tuple[int, int]
 ) -> None:
     """These may be needed some time: what is not compiled yet another process compiles when nothing
-    else wants the processor. What they are is worked out by a thread, once for each key."""
+    else wants the processor. What they are is worked out by a thread, once for each key, and kept
+    on disk.
+
+    key -- all that they depend on beside this package and the compilers; what `repr` makes of it is
+    the same in every process.
+    """
     if key in _some_day or not ahead.possible(cache_directory()):
         return
     _some_day.add(key)
+    ahead.at_leisure(partial(_missing, repr(key), programs, cc), cc, cache_directory())
 
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # it shows when one of them is needed
-            files = {_cache_file(p, cc): p for p in programs()}
-            missing = [p for file, p in files.items() if not file.exists()]
-            ahead.start_leisurely(missing, cc, cache_directory())
 
-    asking = threading.Thread(target=ask, name="flashrnn_numba: what to compile", daemon=True)
-    _asking[:] = [thread for thread in _asking if thread.is_alive()] + [asking]
-    asking.start()
+def _missing(
+    key: str, programs: Callable[[], Iterable[Program]], cc: tuple[int, int]
+) -> list[Program]:
+    """Those that nobody has compiled yet."""
+    listed = inventory.place(cache_directory() / "kernels", key, str(cc), *_compilers())
+    if inventory.complete(listed):
+        return []
+    files = {_cache_file(p, cc): p for p in unhurried(programs())}
+    inventory.write(listed, files)
+    return [p for file, p in files.items() if not (file.exists() or ahead.under_way(file))]
 
 
 def settle(seconds: float = 600.0) -> bool:
     """Wait until all that was expected is compiled; whether it is."""
-    deadline = time.monotonic() + seconds
-    for thread in list(_asking):
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return ahead.settle(max(0.0, deadline - time.monotonic()))
+    return ahead.settle(seconds)
 
 
 def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:
@@ -221,15 +229,11 @@ def _read(path: Path) -> tuple[str, bytes] | None:
 
 
 def _write(path: Path, compiled: tuple[str, bytes]) -> None:
-    """In one step, so that no process reads half a file; nothing where nothing can be written."""
+    """Nothing where nothing can be written."""
     entry, code = compiled
     head = json.dumps({"entry": entry, "sha256": hashlib.sha256(code).hexdigest()})
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(head.encode() + b"\n" + code)
-        os.replace(name, path)
+        write_at_once(path, head.encode() + b"\n" + code)
 
 
 # launching --------------------------------------------------------------------------------------

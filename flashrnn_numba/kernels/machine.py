@@ -6,7 +6,7 @@ Backends are written once against this handful of calls, so that tests can run t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, Protocol
@@ -57,8 +57,9 @@ class Machine(Protocol):
     def expect(self, programs: Sequence[Program]) -> None:
         """These will be needed soon."""
 
-    def expect_some_day(self, key: Hashable, programs: Callable[[], Sequence[Program]]) -> None:
-        """These may be needed; asked for once for each key."""
+    def expect_some_day(self, key: Hashable, programs: Callable[[], Iterable[Program]]) -> None:
+        """These may be needed; asked for once for each key and device. key -- what they depend on,
+        as things that every process writes alike."""
 
     def prepare_product(
         self, out: View, a: View, b: View, precision: str = "auto"
@@ -146,7 +147,7 @@ class HostMachine:
     def expect(self, programs: Sequence[Program]) -> None:
         """Nothing is compiled."""
 
-    def expect_some_day(self, key: Hashable, programs: Callable[[], Sequence[Program]]) -> None:
+    def expect_some_day(self, key: Hashable, programs: Callable[[], Iterable[Program]]) -> None:
         """Nor is it then."""
 
     def mailbox(self, words: int) -> Any:
@@ -201,14 +202,15 @@ class CupyMachine:
     def expect(self, programs: Sequence[Program]) -> None:
         launch.expect(programs, self.device().compute_capability)
 
-    def expect_some_day(self, key: Hashable, programs: Callable[[], Sequence[Program]]) -> None:
+    def expect_some_day(self, key: Hashable, programs: Callable[[], Iterable[Program]]) -> None:
         ordinal = self.ordinal()
 
-        def found() -> Sequence[Program]:
+        def found() -> Iterator[Program]:
             with self.within(ordinal):
-                return programs()
+                yield from programs()
 
-        launch.expect_some_day((ordinal, key), found, self.device().compute_capability)
+        device = self.device()
+        launch.expect_some_day((device, key), found, device.compute_capability)
 
     def metadata(self, array: Any) -> tuple[Any, ...]:
         data = array.data

@@ -91,10 +91,14 @@ def prepare_forward(
     return Forward(on, task, inputs, keep, launch)
 
 
-def expected(on: Machine, task: Task, inputs: Inputs, keep: bool) -> Callable[[int], Program]:
-    """The kernel that `prepare_forward` will take, by the number of batch rows."""
+def variant(on: Machine, task: Task, inputs: Inputs, keep: bool) -> Variant:
+    """What `prepare_forward` asks of the kernel for these inputs."""
     given = inputs._replace(Wx=gpu.readable(on, inputs.Wx), R=gpu.readable(on, inputs.R))
-    variant = _variant(task, given, keep)
+    return _variant(task, given, keep)
+
+
+def expected(on: Machine, task: Task, variant: Variant) -> Callable[[int], Program]:
+    """The kernel that `prepare_forward` will take, by the number of batch rows."""
 
     def of(B: int) -> Program:
         tiling = tiling_for(on, replace(task, B=B))

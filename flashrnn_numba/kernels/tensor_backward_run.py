@@ -41,15 +41,15 @@ def plan(task: Task, device: Device) -> Tiling | None:
     share it."""
     if unsuited(task, device) is not None:
         return None
-    rows, largest = batch_class(task.B), min(LARGEST_TILE, rows_within_index(task))
-    choice = choose(task.cell, task.dtype, rows, task.H, task.D, device, largest)
+    rows = batch_class(task.B)
+    choice = choose(task.cell, task.dtype, rows, task.H, task.D, device, largest_tile(task))
     return choice.tiling if choice else None
 
 
-def rows_within_index(task: Task) -> int:
-    """Batch rows of a tile whose pre-activations 32-bit indices reach."""
+def largest_tile(task: Task) -> int:
+    """Batch rows that a tile may have: 32-bit indices reach its pre-activations."""
     step = len(task.cell.gates) * task.H * task.D
-    return 1 + max(0, _INDEX - step) // max(1, task.T * step)
+    return min(LARGEST_TILE, 1 + max(0, _INDEX - step) // max(1, task.T * step))
 
 
 def prepare_backward(

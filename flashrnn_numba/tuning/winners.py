@@ -8,6 +8,7 @@ model's best, whatever was measured.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import warnings
@@ -21,7 +22,7 @@ from ..kernels.recent import Recent
 from .cache import TuningCache
 from .models.common import Direction
 
-__all__ = ["forget", "measures", "winner"]
+__all__ = ["forget", "measures", "source", "winner"]
 
 _known = Recent(1024)  # one tuple for each key, of the tiling or None
 _measuring = threading.RLock()
@@ -34,7 +35,7 @@ def winner(on: Machine, name: str, task: Task, direction: Direction) -> Any:
         return None
     # steps count only where indices within a tile of batch rows could run over
     task = replace(task, T=1 << max(0, task.T - 1).bit_length(), clip=None)
-    switch = os.environ.get("FLASHRNN_NUMBA_AUTOTUNE", "").strip()
+    switch = _switch()
     key = (name, direction, task, on.device(), switch)
     found = _known.get(key)
     if found is None:
@@ -50,12 +51,26 @@ def winner(on: Machine, name: str, task: Task, direction: Direction) -> Any:
 
 def measures() -> bool:
     """Whether a call of a new shape has its kernels measured."""
-    return os.environ.get("FLASHRNN_NUMBA_AUTOTUNE", "").strip() not in ("", "0", "1")
+    return _switch() not in ("", "0", "1")
+
+
+def source() -> str:
+    """Where winners come from: a digest of the cache file, or "" where there are none."""
+    if _switch() == "0":
+        return ""
+    try:
+        return hashlib.sha256(TuningCache().path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def forget() -> None:
     """What this process remembers; the next call reads the cache file again."""
     _known.clear()
+
+
+def _switch() -> str:
+    return os.environ.get("FLASHRNN_NUMBA_AUTOTUNE", "").strip()
 
 
 def _measurable(on: Machine) -> bool:

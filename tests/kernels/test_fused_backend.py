@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from gpu_support import Case, build, compare, mixed
 
-from flashrnn_numba.cells import get_cell
+from flashrnn_numba.cells import cell, get_cell, sigmoid
 from flashrnn_numba.kernels import fused_backend, machine
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.interface import Task
@@ -81,9 +84,20 @@ def test_forward_says_which_kernels_backward_will_take(monkeypatch, dtype, keep)
     assert len(expected) - len(ours) == (dtype == "bfloat16")
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(monkeypatch, keep):
-    """A batch of another size then needs nothing new."""
+WIDE = Case("lstm", "bfloat16", B=3, T=1, H=1, D=128)
+
+
+def plan(case: Case, keep: bool = True, **changes) -> None:
+    task, inputs, dstates, dlast = build(case)
+    task = replace(task, kind="cupy", **changes)
+    fused_backend.prepare_forward(task, inputs, keep)
+    if keep:
+        fused_backend.prepare_backward(task, inputs, dstates, dlast)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Digests of what is prepared, and what is asked for some day."""
     prepared, asked = set(), {}
 
     class Watched(EmulatedMachine):
@@ -94,23 +108,91 @@ def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(monkeypatch, kee
             asked.setdefault(key, programs)
 
     monkeypatch.setattr(machine, "gpu", Watched)
+    return prepared, asked
 
-    def plan(B):
-        task, inputs, dstates, dlast = build(Case("lstm", "bfloat16", B=B, T=1, H=1, D=128))
-        task = replace(task, kind="cupy")
-        fused_backend.prepare_forward(task, inputs, keep)
-        if keep:
-            fused_backend.prepare_backward(task, inputs, dstates, dlast)
 
-    plan(3)
+@pytest.mark.parametrize("keep", [False, True])
+def test_kernels_of_all_batch_sizes_are_named_at_the_first_call(watched, keep):
+    """A batch of another size then needs nothing new."""
+    prepared, asked = watched
+    plan(WIDE, keep)
     first = set(prepared)
     (programs,) = asked.values()
-    others = {p.digest for p in programs()}
+    named = {p.digest for p in programs()}
     for B in (1, 6, 11, 20, 64, 130, 300):
-        plan(B)
+        plan(WIDE.with_(B=B), keep)
     assert len(prepared) > len(first) + 2 * keep
-    assert prepared <= first | others
+    assert prepared <= named
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"strided": True}, {"reset": False}],
+    ids=str,
+)
+def test_kernels_of_other_calls_are_named_at_the_first_of_these(watched, change):
+    """Of arrays that lie otherwise, for example: they take another kernel."""
+    prepared, asked = watched
+    other = WIDE.with_(**change)
+    for case in (WIDE, other):
+        plan(case)
+    before = set(prepared)
+    expected = {p.digest for programs in asked.values() for p in programs()}
+    plan(other.with_(B=128))
+    assert prepared - before
+    assert prepared <= before | expected
+
+
+def test_kernels_are_named_for_each_cell_dtype_size_and_precision(watched, monkeypatch, tmp_path):
+    """And for what was measured; not for other lengths and clips."""
+    monkeypatch.setenv("FLASHRNN_NUMBA_CACHE_DIR", str(tmp_path))
+    _, asked = watched
+    mine = cell(gates={"a": "xRb"}, states=("h",), name="elman")(lambda g, s: sigmoid(g.a))
+    changes = ({"function": "gru"}, {"function": "elman"}, {"function": mine}, {"H": 2}, {"D": 64})
+    changes += ({"dtype": "float16"}, {"precision": "exact"}, {"reset": False})
+    for number, change in enumerate(changes, 1):
+        plan(WIDE.with_(**change))
+        assert len(asked) == number
+    for change in ({"T": 2}, {"clip": 0.5}, {"states": False}, {"lengths": False}):
+        plan(WIDE.with_(**change))
+        assert len(asked) == number + 1  # that of WIDE itself
+    (tmp_path / "tuning.json").write_text("{}")
+    plan(WIDE)
+    assert len(asked) == number + 2
+
+
+def test_what_kernels_are_named_for_is_written_alike_in_every_process():
+    script = (
+        "from flashrnn_numba.kernels import fused_backend, machine\n"
+        "from flashrnn_numba.kernels.emulated import EmulatedMachine\n"
+        "from gpu_support import Case, build\n"
+        "from dataclasses import replace\n"
+        "machine.gpu = EmulatedMachine\n"
+        "EmulatedMachine.expect_some_day = lambda on, *asked: print((on.device(), asked[0]))\n"
+        "task, inputs, *_ = build(Case('slstm', 'bfloat16', D=16))\n"
+        "fused_backend.prepare_forward(replace(task, kind='cupy'), inputs, True)\n"
+    )
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(keys) == 1
+    assert " at 0x" not in keys.pop()
+
+
+def test_kernels_of_sequences_too_long_for_large_tiles_are_named_for_themselves(watched):
+    _, asked = watched
+    for T in (1, 64, 1 << 20):
+        plan(WIDE, T=T)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("function", ["gru", "slstm", "elman"])

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flashrnn_numba.kernels import driver, launch
+from flashrnn_numba.kernels import driver, generated, launch
 from flashrnn_numba.kernels.launch import Program
 
 TEXT = """
@@ -68,6 +68,15 @@ def test_without_a_directory_to_write_it_still_compiles(fresh, monkeypatch):
     blocked.write_text("")
     monkeypatch.setattr(launch, "cache_directory", lambda: blocked)
     assert launch.machine_code(DOUBLE, (9, 0))[1]
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_written(fresh, monkeypatch):
+    def refuse(*paths):
+        raise OSError("full")
+
+    monkeypatch.setattr(generated.os, "replace", refuse)
+    launch._write(fresh / "kernels" / "file", ("entry", b"code"))
+    assert not list((fresh / "kernels").iterdir())
 
 
 def test_what_is_another_program():

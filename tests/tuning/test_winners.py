@@ -48,6 +48,18 @@ def plan_of(machine, name: str, direction: str):
     return machine.launched[-1].plan
 
 
+def test_where_winners_come_from(machine, monkeypatch):
+    """What depends on them depends on the file, unless it is not read."""
+    assert winners.source() == ""
+    key = key_of("tensor", TASKS["tensor"], H200, "forward")
+    TuningCache().put(key, {"tile": 8}, 1e-3)
+    first = winners.source()
+    TuningCache().put(key, {"tile": 16}, 1e-3)
+    assert len({"", first, winners.source()}) == 3
+    monkeypatch.setenv(AUTOTUNE, "0")
+    assert winners.source() == ""
+
+
 def second_best(name: str, direction: str, best: str):
     """The cheapest tiling that is not named in `best`."""
     setting = Setting(model(name), TASKS[name], H200, direction)

@@ -31,11 +31,10 @@ def batch_class(B: int) -> int:
     return min(1 << max(0, B - 1).bit_length(), LARGEST_CLASS)
 
 
-def other_batch_classes(B: int) -> list[int]:
-    """The nearest first."""
+def batch_classes(B: int) -> list[int]:
+    """All of them, that of B first, the nearest next."""
     own, every = batch_class(B), [1 << n for n in range(LARGEST_CLASS.bit_length())]
-    distance = {n: abs(n.bit_length() - own.bit_length()) for n in every if n != own}
-    return sorted(distance, key=lambda n: (distance[n], n))
+    return sorted(every, key=lambda n: (abs(n.bit_length() - own.bit_length()), n))
 
 
 @dataclass(frozen=True)

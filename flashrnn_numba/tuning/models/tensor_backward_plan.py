@@ -12,7 +12,7 @@ from collections.abc import Container
 from ...cells import Cell
 from ...kernels import tensor_backward as kernel
 from ...kernels.interface import Task
-from ...kernels.tensor_backward_run import rows_within_index
+from ...kernels.tensor_backward_run import largest_tile
 from ...kernels.tensor_layout import number_bytes
 from ..hardware import Device
 from . import tensor_backward
@@ -22,8 +22,7 @@ from .tensor_costs import KINDS, Spread
 
 def statements(task: Task, device: Device, kinds: Container[str] = KINDS) -> tuple[Statement, ...]:
     """The kernel's own; the batch is rounded up as there."""
-    largest = min(tensor_backward.LARGEST_TILE, rows_within_index(task))
-    size = number_bytes(task.dtype)
+    size, largest = number_bytes(task.dtype), largest_tile(task)
     return tensor_backward.statements(*_shape(task), device, size, largest, kinds)
 
 
