@@ -1,4 +1,4 @@
-"""Compile here what a machine with a GPU, lent for minutes, will need: python -m benchmarks.precompile
+"""Compile here what a lent machine with a GPU will need: python -m benchmarks.precompile
 
     python -m benchmarks.precompile --device H200 --save .whl/kernels.xz   # here; no GPU
     python -m benchmarks.precompile --load .whl/kernels.xz                 # there, first of all

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from math import gcd
 from pathlib import Path
+from typing import Any
 
 from ..cells import Cell
 from .fused_names import OPTIONS
@@ -195,12 +196,26 @@ def source(
     parts["load_fragments"] = load_fragments(z)
     parts["product_in_strips"] = product_in_strips(z, tiling)
     wide = z.each == 2 and D % 2 == 0
-    all_active = tiling.tile > 1 and z.pairs_total % z.threads == 0
-    inputs = z.ring
-    mail = z.mail or Mail(0, 1, 0, 0, 0, 0)
-    values = OPTIONS | {
+    values = OPTIONS | _of_cell(cell, two.count) | _of_tiling(D, tiling, z) | _of_ring(z)
+    values |= _of_product(tiling, z, size) | _of_exchange(tiling, z)
+    values |= {
         "D": D,
         "SIZE": size,
+        "WIDE": wide,
+        "D_WORDS": D_WORDS,
+        "AHEAD": tiling.ahead,
+        "RESETS": resets,
+        "ONE": 0x3F80 if dtype == "bfloat16" else 0x3C00,
+        "INFINITY": float("inf"),
+    }
+    text = specialise(Function("tensor_backward_kernel.py", "tensor_backward"), values, parts)
+    text = text.replace("ELEMENT", "float32" if size == 4 else "uint32" if wide else "uint16")
+    title = f"Tensor-core backward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}"
+    return _header(title, FORMATS[dtype], size, z, tiling) + two.functions + text
+
+
+def _of_cell(cell: Cell, kept: int) -> dict[str, Any]:
+    return {
         "GATES": len(cell.gates),
         "STATES": len(cell.states),
         "RECURRENT": len(cell.recurrent_gates),
@@ -208,32 +223,37 @@ def source(
         "BIASED": len(cell.bias_gates),
         "FROM_B": places(cell.bias_gates, range(len(cell.gates))),
         "INITIAL": tuple(cell.initial.values()),
+        "KEPT": kept,
+    }
+
+
+def _of_tiling(D: int, tiling: Tiling, z: Layout) -> dict[str, Any]:
+    """Who owns what."""
+    all_active = tiling.tile > 1 and z.pairs_total % z.threads == 0
+    return {
         "CLUSTER": tiling.cluster,
         "TILE": tiling.tile,
-        "M_TILES": tiling.m_tiles,
-        "GATE_PARTS": tiling.gate_parts,
-        "PART_GATES": z.part_gates,
-        "M_GROUPS": z.m_groups,
         "UNITS": z.units,
-        "K_UNITS": K_BYTES // size * z.k_steps,
-        "REGISTERS": z.registers,
-        "STAGED": z.fragments - z.registers,
-        "N_TILES": z.n_tiles,
-        "COLUMNS": z.columns,
-        "QUADS": z.columns // 2,
-        "CHUNK": _chunk(tiling),
-        "ALL_ACTIVE": all_active,
-        "ALL_INSIDE": all_active and z.units * tiling.cluster == D,
+        "THREADS": z.threads,
+        "OWNERS": z.owners,
         "EACH": z.each,
-        "WIDE": wide,
-        "DIRECT": tiling.direct,
-        "PAIRS_PER_TILE": z.pairs // tiling.m_tiles if tiling.direct else 0,
         "PAIRS": z.pairs,
         "ITEMS": z.pairs * z.each,
         "PAIRS_TOTAL": z.pairs_total,
-        "THREADS": z.threads,
-        "OWNERS": z.owners,
-        "KEPT": two.count,
+        "ALL_ACTIVE": all_active,
+        "ALL_INSIDE": all_active and z.units * tiling.cluster == D,
+        "DIRECT": tiling.direct,
+        "PAIRS_PER_TILE": z.pairs // tiling.m_tiles if tiling.direct else 0,
+    }
+
+
+def _of_ring(z: Layout) -> dict[str, Any]:
+    """The inputs of the steps to come, in shared memory."""
+    inputs = z.ring
+    return {
+        "RING_AT": z.ring_at,
+        "STAGE_BYTES": inputs.stage_bytes,
+        "PAIR_BYTES": inputs.pair_bytes,
         "GATE_BYTES": inputs.gate_bytes,
         "OTHER_BYTES": inputs.other_bytes,
         "GATE_SLOT": inputs.gate_slot,
@@ -242,25 +262,45 @@ def source(
         "NUMBER_SLOT": inputs.number_slot,
         "S0_AT": inputs.s0_at,
         "D_AT": inputs.d_at,
-        "PAIR_BYTES": inputs.pair_bytes,
-        "STAGE_BYTES": inputs.stage_bytes,
-        "RING_AT": z.ring_at,
-        "D_WORDS": D_WORDS,
+    }
+
+
+def _of_product(tiling: Tiling, z: Layout, size: int) -> dict[str, Any]:
+    """Fragments of R, the B operand, partial sums."""
+    return {
+        "M_TILES": tiling.m_tiles,
+        "M_GROUPS": z.m_groups,
+        "N_TILES": z.n_tiles,
+        "COLUMNS": z.columns,
+        "QUADS": z.columns // 2,
+        "GATE_PARTS": tiling.gate_parts,
+        "PART_GATES": z.part_gates,
+        "K_STEPS": z.k_steps,
+        "K_UNITS": K_BYTES // size * z.k_steps,
+        "STAGE_STEPS": _stage_steps(z),
+        "STRIP": tiling.strip,
+        "REGISTERS": z.registers,
+        "STAGED": z.fragments - z.registers,
         "STAGED_AT": 0,
         "SCRATCH_BYTES": z.scratch_rows * z.k_steps * FRAGMENT_BYTES,
-        "K_STEPS": z.k_steps,
-        "STAGE_STEPS": _stage_steps(z),
         "TILE_AT": z.tile_at,
         "TILE_PITCH": z.tile_pitch,
         "TILE_BYTES": tiling.tile * z.tile_pitch,
+        "CHUNK": _chunk(tiling),
         "SUMS_AT": z.sums_at,
         "SUMS_BYTES": z.sums_bytes,
         "SOURCES": z.sources,
         "SOURCE_BYTES": z.source_bytes,
         "BARRIERS_AT": z.barriers_at,
+    }
+
+
+def _of_exchange(tiling: Tiling, z: Layout) -> dict[str, Any]:
+    """Messages between blocks; through L2, mail."""
+    mail = z.mail or Mail(0, 1, 0, 0, 0, 0)
+    takers = 4 * mail.sources
+    return {
         "GRID": tiling.grid,
-        "STRIP": tiling.strip,
-        "ONE": 0x3F80 if dtype == "bfloat16" else 0x3C00,
         "OWN_TILES": z.units // 16,
         "TOGETHER": gcd(tiling.m_tiles, z.units // 16),
         "MESSAGE_BYTES": mail.message_bytes,
@@ -271,18 +311,11 @@ def source(
         "LETTERS": mail.letters,
         "ROUNDS": mail.rounds,
         "TURNS": mail.turns,
-        "TAKERS": 4 * mail.sources,
-        "EXACT": (4 * mail.sources * mail.letters, 4 * mail.sources * mail.turns * mail.rounds)
+        "TAKERS": takers,
+        "EXACT": (takers * mail.letters, takers * mail.turns * mail.rounds)
         == (z.threads, tiling.cluster),
         "MOST_POLLS": MOST_POLLS,
-        "AHEAD": tiling.ahead,
-        "RESETS": resets,
-        "INFINITY": float("inf"),
     }
-    text = specialise(Function("tensor_backward_kernel.py", "tensor_backward"), values, parts)
-    text = text.replace("ELEMENT", "float32" if size == 4 else "uint32" if wide else "uint16")
-    title = f"Tensor-core backward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}"
-    return _header(title, FORMATS[dtype], size, z, tiling) + two.functions + text
 
 
 def _chunk(tiling: Tiling) -> int:

@@ -150,25 +150,13 @@ def ring(
     return Ring(gate_bytes, other_bytes, *places, pair_bytes, pairs * pair_bytes)
 
 
-@cache
-def layout(
-    cell: Cell,
-    D: int,
-    tiling: Tiling,
-    gates: str = "float32",
-    others: str = "float32",
-    size: int = 2,
-) -> Layout:
-    """ValueError for a tiling that does not fit the head. size -- bytes of a number: 4 with
-    products in TF32."""
-    z, recurrent = tiling, len(cell.recurrent_gates)
-    if z.ahead < 2 or z.ahead & (z.ahead - 1):
-        raise ValueError(f"ahead is {z.ahead}, expected a power of 2 from 2 on")
-    units = 16 * -(-D // (16 * z.cluster))
-    own_tiles, m_total = units // 16, units * z.cluster // 16
-    k_total = units * size // K_BYTES
+def _check(z: Tiling, size: int, recurrent: int, own_tiles: int, k_total: int) -> None:
+    """own_tiles -- m tiles of a block's units; k_total -- k steps of a gate of them."""
+    m_total = own_tiles * z.cluster
     if not recurrent:
         raise ValueError("the cell has no recurrent gate: there is nothing for tensor cores")
+    if z.ahead < 2 or z.ahead & (z.ahead - 1):
+        raise ValueError(f"ahead is {z.ahead}, expected a power of 2 from 2 on")
     if z.tile not in TILES:
         raise ValueError(f"tile is {z.tile}, expected one of {TILES}")
     if m_total % z.m_tiles or recurrent % z.gate_parts or k_total % z.k_parts:
@@ -187,6 +175,23 @@ def layout(
         raise ValueError(f"{z}: strip is for several blocks a head, and to divide m_tiles")
     if z.grid and z.m_tiles % own_tiles and own_tiles % z.m_tiles:
         raise ValueError(f"{z}: expected m_tiles to divide {own_tiles} of a block, or the reverse")
+
+
+@cache
+def layout(
+    cell: Cell,
+    D: int,
+    tiling: Tiling,
+    gates: str = "float32",
+    others: str = "float32",
+    size: int = 2,
+) -> Layout:
+    """ValueError for a tiling that does not fit the head. size -- bytes of a number: 4 with
+    products in TF32."""
+    z, recurrent = tiling, len(cell.recurrent_gates)
+    units = 16 * -(-D // (16 * z.cluster))
+    m_total, k_total = units * z.cluster // 16, units * size // K_BYTES
+    _check(z, size, recurrent, units // 16, k_total)
     n_tiles, columns = max(1, z.tile // 8), min(8, max(2, z.tile))
     parts = z.gate_parts * z.k_parts
     m_groups = m_total // z.m_tiles

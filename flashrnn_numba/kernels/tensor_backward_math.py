@@ -12,7 +12,7 @@ import math
 
 from numba import cuda, float32
 
-from . import ptx
+from . import cuda_math, ptx
 
 _LOG2E = float32(math.log2(math.e))
 _LN2 = float32(math.log(2.0))
@@ -36,11 +36,6 @@ def log(x):
 @cuda.jit(device=True)
 def sqrt(x):
     return float32(math.sqrt(x))
-
-
-@cuda.jit(device=True)
-def power(x, exponent):
-    return float32(math.pow(x, exponent))
 
 
 @cuda.jit(device=True)
@@ -87,34 +82,14 @@ def log_sigmoid(x):
     return -tail if x > _ZERO else x - tail
 
 
-@cuda.jit(device=True)
-def relu(x):
-    return _ZERO if x < _ZERO else x
-
-
-@cuda.jit(device=True)
-def maximum(a, b):
-    return a if (a >= b or a != a) else b
-
-
-@cuda.jit(device=True)
-def minimum(a, b):
-    return a if (a <= b or a != a) else b
-
-
-FUNCTIONS = {
-    "real": float32,
+FUNCTIONS = cuda_math.FUNCTIONS["float32"] | {
     "exp": exp,
     "log": log,
     "sqrt": sqrt,
-    "power": power,
     "reciprocal": reciprocal,
     "divide": divide,
     "sigmoid": sigmoid,
     "tanh": tanh,
     "softplus": softplus,
     "log_sigmoid": log_sigmoid,
-    "relu": relu,
-    "maximum": maximum,
-    "minimum": minimum,
 }

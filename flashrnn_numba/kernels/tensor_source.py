@@ -221,14 +221,6 @@ def _load_resident(z: Geometry) -> str:
 def _constants(
     cell: Cell, D: int, tiling: Tiling, z: Geometry, size: int, keep: bool, masked: bool, wide: bool
 ) -> dict[str, Any]:
-    gates, inputs, batch = range(len(cell.gates)), len(cell.input_gates), tiling.batch
-    spread = tiling.spread
-    sum_words = len(cell.recurrent_gates) * (2 // spread)
-    chunks = batch * z.units * size // 16  # 16 bytes of a tile [row][unit]
-    loads = -(-inputs // 4)
-    fans = 4 * spread if size == 2 else 2 * spread
-    takers = z.groups * WARP
-    awaited = z.k_steps * 2 * batch  # 16 bytes of s_0 that warps of one split wait for
     return {
         "HAS_STATES": HAS_STATES,
         "HAS_RESET": HAS_RESET,
@@ -236,9 +228,21 @@ def _constants(
         "KEEP": int(keep),
         "MASKED": int(masked),
         "WIDE": int(wide),
-        "D": D,
-        "PADDED": z.padded,
-        "RAGGED": int(z.padded != D),
+        "SIZE": size,
+        "AHEAD": tiling.ahead,
+        "BARRIERS_AT": z.barriers_at,
+        **_of_cell(cell),
+        **_of_tiling(D, tiling, z),
+        **_of_product(cell, tiling, z, size),
+        **_of_inputs(cell, D, tiling, z, size),
+        **_of_states(cell, tiling, z, size, masked),
+        **_of_exchange(tiling, z, size),
+    }
+
+
+def _of_cell(cell: Cell) -> dict[str, Any]:
+    gates = range(len(cell.gates))
+    return {
         "GATES": len(cell.gates),
         "STATES": len(cell.states),
         "INPUTS": len(cell.input_gates),
@@ -248,10 +252,104 @@ def _constants(
         "FROM_R": places(cell.recurrent_gates, gates),
         "FROM_B": places(cell.bias_gates, gates),
         "INITIAL": tuple(cell.initial.values()),
+    }
+
+
+def _of_tiling(D: int, tiling: Tiling, z: Geometry) -> dict[str, Any]:
+    """Who owns what."""
+    spread = tiling.spread
+    return {
+        "D": D,
+        "PADDED": z.padded,
+        "RAGGED": int(z.padded != D),
         "CLUSTER": tiling.cluster,
+        "UNITS": z.units,
+        "THREADS": z.threads,
+        "GROUPS": z.groups,
+        "SPLITS": tiling.splits,
+        "BATCH": tiling.batch,
+        "OCTETS": tiling.octets,
+        "SPREAD": spread,
+        "COLUMNS": 2 // spread,
+        "TILE_ROWS": 8 // spread,
+        "N_TILES": tiling.n_tiles,
+        "PAIRS": z.pairs,
+        "OWN": z.own_pairs,
+        "EVEN": int(z.own_pairs * tiling.splits == z.pairs),
+        "PARTS": parts(tiling),
+    }
+
+
+def _of_product(cell: Cell, tiling: Tiling, z: Geometry, size: int) -> dict[str, Any]:
+    """Fragments of R, s_0 as the B operand, partial sums."""
+    sum_words = len(cell.recurrent_gates) * (2 // tiling.spread)
+    return {
+        "M_TILES": z.m_tiles,
+        "K_STEPS": z.k_steps,
+        "K_HALF": (4 if z.alone else 16) // size,  # units from one word of a lane to the next
+        "RESIDENT": z.in_registers // z.k_steps,
+        "MORE": z.in_registers % z.k_steps,
+        "IN_SHARED": z.in_shared,
+        "FRAGMENTS_AT": z.fragments_at,
+        "BUFFERS": state_buffers(tiling),
+        "OTHER": (state_buffers(tiling) - 1) * tiling.batch * z.pitch,  # from one to the other
+        "PITCH": z.pitch,
+        "SUMS_AT": z.sums_at,
+        "SUM_WORDS": sum_words,  # of a pair, in a thread
+        "SUM_WIDTH": gcd(sum_words, 4),  # of them that it hands on at once
+    }
+
+
+def _of_inputs(cell: Cell, D: int, tiling: Tiling, z: Geometry, size: int) -> dict[str, Any]:
+    """How they come, by way of a ring of tiles [row][unit]."""
+    inputs, chunks = len(cell.input_gates), _chunks_of_tile(tiling, z, size)
+    loads = -(-inputs // 4)
+    return {
+        "RING_AT": z.ring_at,
+        "SLOT": inputs * tiling.batch * z.tile_pitch,
+        "TILE_PITCH": z.tile_pitch,
+        "CHUNK": 16 // size,
+        "CTA_CHUNKS": z.units * size // 16,
+        "X_LOADS": loads,
+        "X_PLACES": max(1, loads) if size == 2 else 1,
+        "X_WORDS": max(1, 4 * loads if size == 2 else inputs * (2 // tiling.spread)),
+        "X_CHUNKS": -(-inputs * chunks // z.threads),
+        "X_EXACT": int(inputs * chunks % z.threads == 0 and z.padded == D),
+    }
+
+
+def _of_states(cell: Cell, tiling: Tiling, z: Geometry, size: int, masked: bool) -> dict[str, Any]:
+    """How they go."""
+    chunks = _chunks_of_tile(tiling, z, size)
+    return {
+        "OUT_AT": z.out_at,
+        "OUT_CHUNKS": -(-chunks // z.threads),
+        "OUT_SHIFT": z.threads - chunks % z.threads,
+        "OUT_FIRST": int(tiling.cluster == 1 and not masked and size == 2),
+        "OUT_TILE": len(cell.states) * tiling.batch * z.tile_pitch,
+    }
+
+
+def _chunks_of_tile(tiling: Tiling, z: Geometry, size: int) -> int:
+    """Of 16 bytes, of a tile [row][unit]."""
+    return tiling.batch * z.units * size // 16
+
+
+def _of_exchange(tiling: Tiling, z: Geometry, size: int) -> dict[str, Any]:
+    """s_0 on its way to other CTAs; through L2, the mailbox."""
+    batch, takers = tiling.batch, z.groups * WARP
+    fans = 4 * tiling.spread if size == 2 else 2 * tiling.spread
+    awaited = z.k_steps * 2 * batch  # 16 bytes of s_0 that warps of one split wait for
+    return {
         "GRID": int(tiling.grid),
-        "TAKERS": takers,
         "ALONE": int(z.alone),
+        "SENDS": -(-tiling.cluster // fans),
+        "FANS": fans,
+        "TAKERS": takers,
+        "PART_CHUNKS": awaited,
+        "POLLS": z.k_steps // 2 if z.alone else -(-awaited // takers),
+        "POLLS_EXACT": int(z.alone or awaited % takers == 0),
+        "MOST_POLLS": MOST_POLLS,
         "PLANE": z.mail_plane,
         "PLANE_STEP": z.mail_slots * z.slot_bytes * z.mail_plane // batch,
         "CHUNK_STEP": z.mail_plane * 16,
@@ -261,56 +359,5 @@ def _constants(
         "MAIL_BYTES": z.mail_bytes,
         "COUNTER_AT": z.mail_slots * z.slot_bytes,
         "LAST_TO_LEAVE": tiling.cluster - 2 & 0xFFFFFFFF,
-        "POLLS": z.k_steps // 2 if z.alone else -(-awaited // takers),
-        "MOST_POLLS": MOST_POLLS,
         "NOTHING": 0xFFFFFFFF,
-        "POLLS_EXACT": int(z.alone or awaited % takers == 0),
-        "PART_CHUNKS": awaited,
-        "SENDS": -(-tiling.cluster // fans),
-        "FANS": fans,
-        "SIZE": size,
-        "CHUNK": 16 // size,
-        "SPREAD": spread,
-        "COLUMNS": 2 // spread,
-        "TILE_ROWS": 8 // spread,
-        "N_TILES": tiling.n_tiles,
-        "BUFFERS": state_buffers(tiling),
-        "OTHER": (state_buffers(tiling) - 1) * batch * z.pitch,  # from one buffer to the other
-        "BATCH": batch,
-        "OCTETS": tiling.octets,
-        "SPLITS": tiling.splits,
-        "AHEAD": tiling.ahead,
-        "UNITS": z.units,
-        "GROUPS": z.groups,
-        "PAIRS": z.pairs,
-        "OWN": z.own_pairs,
-        "SUM_WORDS": sum_words,  # of a pair, in a thread
-        "SUM_WIDTH": gcd(sum_words, 4),  # of them that it hands on at once
-        "EVEN": int(z.own_pairs * tiling.splits == z.pairs),
-        "THREADS": z.threads,
-        "CTA_CHUNKS": z.units * size // 16,
-        "X_LOADS": loads,
-        "X_PLACES": max(1, loads) if size == 2 else 1,
-        "X_WORDS": max(1, 4 * loads if size == 2 else inputs * (2 // spread)),
-        "X_CHUNKS": -(-inputs * chunks // z.threads),
-        "X_EXACT": int(inputs * chunks % z.threads == 0 and z.padded == D),
-        "OUT_CHUNKS": -(-chunks // z.threads),
-        "OUT_SHIFT": z.threads - chunks % z.threads,
-        "OUT_FIRST": int(tiling.cluster == 1 and not masked and size == 2),
-        "OUT_TILE": len(cell.states) * batch * z.tile_pitch,
-        "SLOT": inputs * batch * z.tile_pitch,
-        "PARTS": parts(tiling),
-        "K_STEPS": z.k_steps,
-        "K_HALF": (4 if z.alone else 16) // size,  # units from one word of a lane to the next
-        "M_TILES": z.m_tiles,
-        "RESIDENT": z.in_registers // z.k_steps,
-        "MORE": z.in_registers % z.k_steps,
-        "IN_SHARED": z.in_shared,
-        "PITCH": z.pitch,
-        "TILE_PITCH": z.tile_pitch,
-        "OUT_AT": z.out_at,
-        "SUMS_AT": z.sums_at,
-        "RING_AT": z.ring_at,
-        "BARRIERS_AT": z.barriers_at,
-        "FRAGMENTS_AT": z.fragments_at,
     }
