@@ -11,8 +11,8 @@ import numpy as np
 
 from . import formats
 from .asm import Registers, add, emitted
-from .product import _emit_a, _emit_b, _Sums
-from .tiles import FRAGMENT_BYTES, mma_type
+from .product import _emit_a, _emit_b, _Sums, a_words, check_operands
+from .tiles import mma_type
 from .warp import _ldmatrix
 
 
@@ -20,8 +20,7 @@ from .warp import _ldmatrix
 def load_columns(n_tiles: int, k_steps: int, row_bytes: int) -> Any:
     """(b: u32) -> u32 x 2 n_tiles k_steps, order (n tile, k step, register): B from shared memory,
     [column][k] in rows of row_bytes. `b` is the lane's address as for warp_mma."""
-    if row_bytes % 16:
-        raise ValueError(f"row_bytes is {row_bytes}, expected a multiple of 16 for ldmatrix")
+    check_operands(0, 0, row_bytes)
     places = [(8 * n * row_bytes + 32 * k, k) for n in range(n_tiles) for k in range(0, k_steps, 2)]
 
     def emit(builder: Any, operands: dict[str, list[Any]]) -> list[Any]:
@@ -52,8 +51,7 @@ def columns_mma(
     """
     kind = mma_type(dtype)
     total = m_tiles * k_steps
-    if not 0 <= registers <= total:
-        raise ValueError(f"registers is {registers}, expected 0 to m_tiles * k_steps = {total}")
+    check_operands(total, registers)
     chains = max(1, min(chains, k_steps))
     parameters = {"fragments": Registers("u32", 4 * registers)} if registers else {}
     parameters |= {
@@ -75,10 +73,7 @@ def columns_mma(
 
     def twin(t: Any, *given: Any) -> tuple[float, ...]:
         operands = dict(zip(names, given, strict=True))
-        words = list(operands.get("fragments", ()))
-        for f in range(registers, total):
-            words += t.load("shared", operands["shared"] + (f - registers) * FRAGMENT_BYTES, "<4I")
-        lanes = (words, operands["columns"])
+        lanes = (a_words(t, operands, total - registers), operands["columns"])
         return t.collective(
             name, lanes, lambda rows: _product(rows, m_tiles, n_tiles, k_steps, kind.name)
         )

@@ -40,10 +40,7 @@ def warp_mma(
     """
     kind = mma_type(dtype)
     total = m_tiles * k_steps
-    if not 0 <= registers <= total:
-        raise ValueError(f"registers is {registers}, expected 0 to m_tiles * k_steps = {total}")
-    if row_bytes % 16:
-        raise ValueError(f"row_bytes is {row_bytes}, expected a multiple of 16 for ldmatrix")
+    check_operands(total, registers, row_bytes)
     chains = max(1, min(chains, k_steps))
     parameters = {"fragments": Registers("u32", 4 * registers)} if registers else {}
     parameters |= {"shared": Registers("u32"), "b": Registers("u32")}
@@ -70,15 +67,8 @@ def warp_mma(
 
     def twin(t: Any, *given: Any) -> tuple[float, ...]:
         operands = dict(zip(names, given, strict=True))
-        words = list(operands.get("fragments", ()))
-        for f in range(registers, total):
-            words += t.load("shared", operands["shared"] + (f - registers) * FRAGMENT_BYTES, "<4I")
-        rows = [
-            _row(t, operands["b"] + 8 * n * row_bytes + 32 * k, k_steps - k)
-            for n in range(n_tiles)
-            for k in range(0, k_steps, 2)
-        ]
-        lanes = (words, rows, operands.get("accumulators"))
+        rows = b_rows(t, operands["b"], n_tiles, k_steps, row_bytes)
+        lanes = (a_words(t, operands, total - registers), rows, operands.get("accumulators"))
         return t.collective(
             name, lanes, lambda all_lanes: _product(all_lanes, m_tiles, n_tiles, k_steps, kind)
         )
@@ -118,7 +108,12 @@ class _Sums:
 def _emit_a(builder: Any, operands: Any, f: int, registers: int) -> list[Any]:
     if f < registers:
         return operands["fragments"][4 * f : 4 * f + 4]
-    address = add(builder, operands["shared"][0], (f - registers) * FRAGMENT_BYTES)
+    return emit_fragment(builder, operands["shared"][0], f - registers)
+
+
+def emit_fragment(builder: Any, shared: Any, f: int) -> list[Any]:
+    """Fragment number f in shared memory."""
+    address = add(builder, shared, f * FRAGMENT_BYTES)
     text = "ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];"
     return asm(builder, text, ["u32"] * 4, [("u32", address)], "order")
 
@@ -126,6 +121,31 @@ def _emit_a(builder: Any, operands: Any, f: int, registers: int) -> list[Any]:
 def _emit_b(builder: Any, address: Any, steps_left: int) -> list[Any]:
     count = 4 if steps_left > 1 else 2
     return asm(builder, _LDMATRIX[count], ["u32"] * count, [("u32", address)])
+
+
+def check_operands(total: int, registers: int, row_bytes: int = 0) -> None:
+    """total -- fragments of A."""
+    if not 0 <= registers <= total:
+        raise ValueError(f"registers is {registers}, expected 0 to m_tiles * k_steps = {total}")
+    if row_bytes % 16:
+        raise ValueError(f"row_bytes is {row_bytes}, expected a multiple of 16 for ldmatrix")
+
+
+def a_words(t: Any, operands: dict[str, Any], in_shared: int) -> list[int]:
+    """This lane's words of all fragments of A, those in registers first."""
+    words = list(operands.get("fragments", ()))
+    for f in range(in_shared):
+        words += t.load("shared", operands["shared"] + f * FRAGMENT_BYTES, "<4I")
+    return words
+
+
+def b_rows(t: Any, b: int, n_tiles: int, k_steps: int, row_bytes: int) -> list[Any]:
+    """What this lane reads of B for ldmatrix, in the order (n tile, pair of k steps)."""
+    return [
+        _row(t, b + 8 * n * row_bytes + 32 * k, k_steps - k)
+        for n in range(n_tiles)
+        for k in range(0, k_steps, 2)
+    ]
 
 
 def _row(t: Any, address: int, steps_left: int) -> tuple[int, ...] | None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .asm import Registers, add, asm, emitted
+from .asm import Registers, add, emitted
 from .columns import _product as _of_columns
-from .product import _LDMATRIX, _product, _row, _Sums
+from .product import _emit_b, _product, _Sums, b_rows, check_operands, emit_fragment
 from .tiles import FRAGMENT_BYTES, mma_type
 
 
@@ -23,6 +23,45 @@ def resident_tiles(m_tiles: int, k_steps: int, registers: int) -> list[int]:
     """For each k step the number of m tiles whose fragment is in registers."""
     each, more = divmod(registers, k_steps)
     return [each + (k < more) for k in range(k_steps)]
+
+
+class _Fragments:
+    """Those of A in their order, while code is emitted."""
+
+    def __init__(
+        self, builder: Any, operands: dict[str, Any], resident: list[int], ahead: int, streamed: int
+    ) -> None:
+        self._builder, self._shared = builder, operands["shared"][0]
+        self._here = list(operands.get("fragments", ()))
+        self._coming = list(operands.get("early", ()))
+        self._resident, self._asked, self._streamed = resident, ahead, streamed
+
+    def take(self, k: int, m: int) -> list[Any]:
+        if m >= self._resident[k]:
+            self._ask()
+        source = self._here if m < self._resident[k] else self._coming
+        taken, source[:4] = source[:4], []
+        return taken
+
+    def _ask(self) -> None:
+        if self._asked < self._streamed:
+            self._coming += emit_fragment(self._builder, self._shared, self._asked)
+            self._asked += 1
+
+
+def _words(
+    t: Any, operands: dict[str, Any], m_tiles: int, resident: list[int], asked: range
+) -> list[int]:
+    """This lane's words of all fragments of A, in the order (m tile, k step)."""
+    here, coming = list(operands.get("fragments", ())), list(operands.get("early", ()))
+    for i in asked:
+        coming += t.load("shared", operands["shared"] + i * FRAGMENT_BYTES, "<4I")
+    words = np.zeros((m_tiles, len(resident), 4), np.uint32)
+    for k, in_registers in enumerate(resident):
+        for m in range(m_tiles):
+            source = here if m < in_registers else coming
+            words[m, k], source[:4] = source[:4], []
+    return words.reshape(-1).tolist()
 
 
 @cache
@@ -44,14 +83,10 @@ def streamed_mma(
     columns: u32 x 2 n_tiles k_steps, order (n tile, k step, register).
     """
     kind = mma_type(dtype)
-    total = m_tiles * k_steps
-    streamed = total - registers
-    if not 0 <= registers <= total:
-        raise ValueError(f"registers is {registers}, expected 0 to m_tiles * k_steps = {total}")
+    streamed = m_tiles * k_steps - registers
+    check_operands(m_tiles * k_steps, registers, row_bytes)
     if not 0 <= ahead <= streamed:
         raise ValueError(f"ahead is {ahead}, expected 0 to {streamed} fragments in shared memory")
-    if row_bytes % 16:
-        raise ValueError(f"row_bytes is {row_bytes}, expected a multiple of 16 for ldmatrix")
     chains = max(1, min(chains, k_steps))
     resident = resident_tiles(m_tiles, k_steps, registers)
     parameters = {"fragments": Registers("u32", 4 * registers)} if registers else {}
@@ -65,32 +100,15 @@ def streamed_mma(
 
     def emit(builder: Any, operands: dict[str, list[Any]]) -> list[Any]:
         sums = _Sums(builder, m_tiles, n_tiles, chains, None)
-        here = list(operands.get("fragments", ()))
-        coming = list(operands.get("early", ()))
-        asked = ahead
-
-        def ask() -> None:
-            nonlocal asked
-            if asked < streamed:
-                address = add(builder, operands["shared"][0], asked * FRAGMENT_BYTES)
-                text = "ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];"
-                coming.extend(asm(builder, text, ["u32"] * 4, [("u32", address)], "order"))
-                asked += 1
+        fragments = _Fragments(builder, operands, resident, ahead, streamed)
 
         def columns(k: int) -> list[list[Any]]:
-            count = 4 if k_steps - k > 1 else 2
             if not row_bytes:
                 starts = [2 * (n * k_steps + k) for n in range(n_tiles)]
-                return [operands["columns"][at : at + count] for at in starts]
-            return [
-                asm(
-                    builder,
-                    _LDMATRIX[count],
-                    ["u32"] * count,
-                    [("u32", add(builder, operands["b"][0], 8 * n * row_bytes + 32 * k))],
-                )
-                for n in range(n_tiles)
-            ]
+                return [operands["columns"][at : at + 4][: 2 * (k_steps - k)] for at in starts]
+            places = [8 * n * row_bytes + 32 * k for n in range(n_tiles)]
+            b = operands["b"][0]
+            return [_emit_b(builder, add(builder, b, place), k_steps - k) for place in places]
 
         following = columns(0)
         for k in range(k_steps):
@@ -99,11 +117,7 @@ def streamed_mma(
                 if k + 2 < k_steps and n_tiles == 1:
                     following = columns(k + 2)
             for m in range(m_tiles):
-                if m < resident[k]:
-                    a, here = here[:4], here[4:]
-                else:
-                    ask()
-                    a, coming[:4] = coming[:4], []
+                a = fragments.take(k, m)
                 for n in range(n_tiles):
                     pair = words[n][2 * (k % 2) : 2 * (k % 2) + 2]
                     sums.multiply_add(kind, k % chains, m, n, a, pair)
@@ -113,26 +127,13 @@ def streamed_mma(
 
     def twin(t: Any, *given: Any) -> tuple[float, ...]:
         operands = dict(zip(names, given, strict=True))
-        here, coming = list(operands.get("fragments", ())), list(operands.get("early", ()))
-        for i in range(ahead, streamed):
-            coming += t.load("shared", operands["shared"] + i * FRAGMENT_BYTES, "<4I")
-        words = np.zeros((m_tiles, k_steps, 4), np.uint32)
-        for k in range(k_steps):
-            for m in range(m_tiles):
-                source = here if m < resident[k] else coming
-                words[m, k] = source[:4]
-                del source[:4]
+        words = _words(t, operands, m_tiles, resident, range(ahead, streamed))
         if not row_bytes:
-            own = (words.reshape(-1).tolist(), operands["columns"])
+            own = (words, operands["columns"])
             return t.collective(
                 name, own, lambda rows: _of_columns(rows, m_tiles, n_tiles, k_steps, kind.name)
             )
-        rows = [
-            _row(t, operands["b"] + 8 * n * row_bytes + 32 * k, k_steps - k)
-            for n in range(n_tiles)
-            for k in range(0, k_steps, 2)
-        ]
-        lanes = (words.reshape(-1).tolist(), rows, None)
+        lanes = (words, b_rows(t, operands["b"], n_tiles, k_steps, row_bytes), None)
         return t.collective(
             name, lanes, lambda all_lanes: _product(all_lanes, m_tiles, n_tiles, k_steps, kind)
         )
