@@ -1,0 +1,23 @@
+"""The ends of what the GPU kernels promise (gpu_corners.py), each on every kernel that holds it."""
+
+from __future__ import annotations
+
+import pytest
+from device_support import check
+from gpu_corners import CORNERS, refusal, task_of
+
+from flashrnn_numba.kernels import machine
+
+
+@pytest.mark.parametrize(
+    ("case", "kernels"),
+    [(case, kernels) for kernels, cases in CORNERS.items() for case in cases],
+    ids=str,
+)
+def test_corners(case, kernels):
+    for kernel in kernels:
+        reason = refusal(task_of(case), kernel, machine.gpu().device())
+        if reason is not None:
+            pytest.skip(reason)
+        print(kernel)  # pytest shows it beside a failure
+        check(case, kernel)
