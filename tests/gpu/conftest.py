@@ -24,3 +24,11 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.gpu)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """Of all tests, also those that ask for no memory by way of device_support."""
+    import device_support
+
+    device_support.poison()
