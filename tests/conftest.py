@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # gpu_support.py, device_support.py: for tests of other folders, too
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("kernels", "gpu")]
@@ -18,5 +18,8 @@ settings.register_profile(
 settings.register_profile(
     "explore", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=_slow
 )
-settings.register_profile("gpu", settings.get_profile("ci"))
+# no smaller example is looked for: a device is lent for minutes, and each one compiles
+settings.register_profile(
+    "gpu", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate], print_blob=True
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -8,12 +8,11 @@ from gpu_corners import CORNERS, refusal, task_of
 
 from flashrnn_numba.kernels import machine
 
+EVERY = [(case, kernels) for kernels, cases in CORNERS.items() for case in cases]
+NAMES = [f"{c.function}-{c.dtype}-B{c.B}-T{c.T}-H{c.H}-D{c.D}" for c, _ in EVERY]
 
-@pytest.mark.parametrize(
-    ("case", "kernels"),
-    [(case, kernels) for kernels, cases in CORNERS.items() for case in cases],
-    ids=str,
-)
+
+@pytest.mark.parametrize(("case", "kernels"), EVERY, ids=NAMES)
 def test_corners(case, kernels):
     for kernel in kernels:
         reason = refusal(task_of(case), kernel, machine.gpu().device())
