@@ -280,7 +280,7 @@ def test_tensors_that_are_still_to_be_written(backend):
         for _ in range(3):  # compile, capture, and take memory
             both()
         torch.cuda.synchronize()
-        torch.cuda._sleep(1_000_000_000)
+        torch.cuda._sleep(2_000_000_000)  # a second, or more
         late.copy_(Wx)
         results = both()
         assert not torch.cuda.current_stream().query()
