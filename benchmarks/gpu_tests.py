@@ -22,7 +22,7 @@ from . import record
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-PATHS = ["tests/gpu"]
+PATHS = ["tests/gpu", "tests/test_backends.py"]
 
 
 def main() -> int:
@@ -38,6 +38,7 @@ def main() -> int:
     given = parser.parse_args()
     name = device_name()
     os.environ["FLASHRNN_NUMBA_COMPILE_AHEAD"] = "0"  # other tests have the processors
+    os.environ.setdefault("HYPOTHESIS_PROFILE", "gpu")
     with ThreadPoolExecutor() as pool:
         # side by side: the compilers' work, not the GPU's, takes the time
         outcome = pool.submit(suite, given.tests, given.select, given.workers, given.seconds)

@@ -46,8 +46,9 @@ def poison_products() -> None:
     cublas._Multiply = Poisoned  # type: ignore[misc]
 
 
-def through_l2(case: Any, forward: Any, backward: Any) -> None:
-    """What the solver would take for larger heads only, where the tools would need too long."""
+def with_tilings(case: Any, forward: Any, backward: Any) -> None:
+    """What the solver would take for larger problems only, where the tools would need too long.
+    None: the solver's."""
     from device_support import arrays_back, arrays_there  # type: ignore[import-not-found]
     from gpu_support import compare  # type: ignore[import-not-found]
 
@@ -61,40 +62,48 @@ def through_l2(case: Any, forward: Any, backward: Any) -> None:
         gpu(), task, inputs, kept, dstates, dlast, backward
     )
     compare(case, *arrays_back(states, last, gradients))
-    print("agrees: through L2", case, forward)
+    print("agrees:", case, forward, backward)
 
 
 def main() -> None:
     sys.path += [str(TESTS / "kernels"), str(TESTS / "gpu")]
     from device_support import check  # type: ignore[import-not-found]
+    from gpu_corners import one_cluster_too_many  # type: ignore[import-not-found]
     from gpu_support import Case  # type: ignore[import-not-found]
 
+    from flashrnn_numba.kernels.machine import gpu
     from flashrnn_numba.kernels.tensor_backward import Tiling as Backward
     from flashrnn_numba.kernels.tensor_layout import Tiling as Forward
 
-    cases = [
+    plain_cases = [
         Case("lstm", "float32", B=5, T=4, H=3, D=20, strided=True, clip=0.5),
         Case("slstm", "bfloat16", B=3, T=3, H=2, D=33),
         Case("gru", "float16", B=2, T=3, H=2, D=7, states=False),
         Case("elman", "float64", B=3, T=2, H=1, D=16, lengths=False),
     ]
-    # tensor cores: one block a head, and clusters
+    # one block a head, and clusters
     tensor_cases = [
         Case("lstm", "bfloat16", B=5, T=4, H=2, D=64, clip=0.5),
         Case("lstm", "bfloat16", B=9, T=4, H=1, D=256),
         Case("gru", "float16", B=3, T=3, H=1, D=200),
+        Case("slstm", "bfloat16", B=3, T=3, H=2, D=33),
+        Case("lstm", "float32", B=3, T=3, H=1, D=40, precision="tf32"),
     ]
     poison_products()
-    blocks = Backward(4, 8, 1, each=1, half=True, grid=True)
+    through_l2 = Backward(4, 8, 1, each=1, half=True, grid=True)
     for tiling in (Forward(4, 1, 2, 2, 99, 1, grid=True), Forward(2, 1, 1, 2, 99, 1, grid=True)):
-        through_l2(Case("lstm", "bfloat16", B=11, T=6, H=1, D=64), tiling, blocks)
-    for case in tensor_cases:
-        check(case, "fused", new_memory)
-        print("agrees:", "fused", case)
-    for case in cases:
-        for backend in ("fused", "alternating"):
-            check(case, backend, new_memory)
-            print("agrees:", backend, case)
+        with_tilings(Case("lstm", "bfloat16", B=11, T=6, H=1, D=64), tiling, through_l2)
+    if gpu().device().max_cluster >= 16:
+        case, clusters = one_cluster_too_many(gpu().device())
+        with_tilings(case, None, clusters)
+    for name, cases in {
+        "tensor cores": tensor_cases,
+        "portable": plain_cases,
+        "alternating": plain_cases,
+    }.items():
+        for case in cases:
+            check(case, name, new_memory)
+            print("agrees:", name, case)
 
 
 if __name__ == "__main__":

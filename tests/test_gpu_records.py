@@ -26,6 +26,15 @@ def test_the_suite_is_collected_and_skipped_without_a_device():
     assert result["passed"] + result["skipped"] == 2
 
 
+def test_random_problems_come_in_parts_for_a_gpu(monkeypatch):
+    """They pass, or fail where there is no GPU; none is left out."""
+    select = "random_cells and (0 or 7)"
+    assert gpu_tests.PATHS[1] == "tests/test_backends.py"
+    monkeypatch.setenv("HYPOTHESIS_PROFILE", "gpu")
+    result = gpu_tests.suite(gpu_tests.PATHS[1:], select)
+    assert result["passed"] + result["failed"] == 2
+
+
 def test_findings_of_the_sanitizer():
     assert gpu_tests.count_findings("...\n========= ERROR SUMMARY: 0 errors\n") == 0
     assert gpu_tests.count_findings("========= ERROR SUMMARY: 12 errors") == 12

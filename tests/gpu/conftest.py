@@ -1,11 +1,9 @@
 """Tests that need a CUDA device: skipped, each one, where there is none."""
 
-import sys
 from pathlib import Path
 
+import device_support
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))  # gpu_support.py
 
 
 def _missing() -> str:
@@ -24,3 +22,9 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.gpu)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """Of all tests, also those that ask for no memory by way of device_support."""
+    device_support.poison()

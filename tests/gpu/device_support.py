@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from gpu_support import Case, build, compare
 
-from flashrnn_numba.kernels import backends
-from flashrnn_numba.kernels.interface import Gradients
+from flashrnn_numba.kernels import backends, fused, fused_backend, machine
+from flashrnn_numba.kernels.interface import Gradients, Inputs, Task
 from flashrnn_numba.testing.transfer import from_backend, to_backend
+from flashrnn_numba.tuning.models.common import DIRECTIONS
 
 POISON_BYTES = 256 << 20
 
@@ -27,25 +28,51 @@ def poison() -> None:
         block.fill(0xFF)
 
 
+class Portable:
+    """The backend "fused" without tensor cores, which otherwise serve all of 16 bits."""
+
+    def forward(self, task: Task, inputs: Inputs, keep: bool) -> tuple[Any, Any, Any]:
+        return fused.run_forward(machine.gpu(), task, inputs, keep)
+
+    def backward(self, task: Task, inputs: Inputs, kept: Any, *d: Any) -> Gradients:
+        return fused.run_backward(machine.gpu(), task, inputs, kept, *d)
+
+
+def chosen(task: Task, name: str) -> Any:
+    """What runs a task: a backend, or a kernel of "fused" ("portable", "tensor cores")."""
+    if name == "portable":
+        return Portable()
+    if name == "tensor cores":
+        device = machine.gpu().device()
+        assert all(fused_backend.uses_tensor_cores(task, device, d) for d in DIRECTIONS)
+        return fused_backend
+    return backends.choose(task, name)
+
+
+def names_for(dtype: str) -> tuple[str, ...]:
+    """The backends, and the portable kernel where "fused" takes another."""
+    return ("fused", "alternating", *(["portable"] if dtype in ("float16", "bfloat16") else []))
+
+
 def run(
-    case: Case, backend: str, prepare_memory: Callable[[], None] = poison
+    case: Case, name: str, prepare_memory: Callable[[], None] | None = None
 ) -> tuple[Any, Any, Gradients]:
-    """All results of a call, as NumPy arrays."""
+    """All results of a call, as NumPy arrays. prepare_memory -- instead of `poison`."""
     task, inputs, dstates, dlast = arrays_there(case)
-    chosen = backends.choose(task, backend)
-    prepare_memory()
-    states, last, kept = chosen.forward(task, inputs, keep=True)
-    return arrays_back(states, last, chosen.backward(task, inputs, kept, dstates, dlast))
+    kernels = chosen(task, name)
+    (prepare_memory or poison)()
+    states, last, kept = kernels.forward(task, inputs, keep=True)
+    return arrays_back(states, last, kernels.backward(task, inputs, kept, dstates, dlast))
 
 
 def run_forward(
-    case: Case, backend: str, prepare_memory: Callable[[], None] = poison
+    case: Case, name: str, prepare_memory: Callable[[], None] | None = None
 ) -> tuple[Any, Any]:
     """(states, last) of a call without gradients, which keeps nothing: another kernel."""
     task, inputs, *_ = arrays_there(case)
-    chosen = backends.choose(task, backend)
-    prepare_memory()
-    states, last, _ = chosen.forward(task, inputs, keep=False)
+    kernels = chosen(task, name)
+    (prepare_memory or poison)()
+    states, last, _ = kernels.forward(task, inputs, keep=False)
     return from_backend(states), from_backend(last)
 
 
@@ -61,6 +88,6 @@ def arrays_back(states: Any, last: Any, gradients: Gradients) -> tuple[Any, Any,
     return from_backend(states), from_backend(last), Gradients(*host)
 
 
-def check(case: Case, backend: str, prepare_memory: Callable[[], None] = poison) -> None:
-    compare(case, *run(case, backend, prepare_memory))
-    compare(case, *run_forward(case, backend, prepare_memory), None)
+def check(case: Case, name: str, prepare_memory: Callable[[], None] | None = None) -> None:
+    compare(case, *run(case, name, prepare_memory))
+    compare(case, *run_forward(case, name, prepare_memory), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from device_support import check, run
+from device_support import check, names_for, run
 from gpu_support import CELLS, Case, mixed, no_recurrence
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,11 +17,10 @@ from flashrnn_numba.tuning.models.fused import largest_head
 BACKENDS = ("fused", "alternating")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "name"), [(d, n) for d in DTYPES for n in names_for(d)])
 @pytest.mark.parametrize("function", [*CELLS, mixed, no_recurrence], ids=str)
-def test_every_cell_and_dtype(function, dtype, backend):
-    check(Case(function, dtype, B=5, T=33, H=3, D=24, clip=0.5), backend)
+def test_every_cell_and_dtype(function, dtype, name):
+    check(Case(function, dtype, B=5, T=33, H=3, D=24, clip=0.5), name)
 
 
 @settings(max_examples=50, deadline=None)
@@ -71,20 +70,22 @@ def test_long_and_wide(case, backend):
     check(case, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_two_runs_are_bit_identical(backend, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(d, n) for d in ("float32", "bfloat16") for n in names_for(d)]
+)
+def test_two_runs_are_bit_identical(dtype, name):
     case = Case("slstm", dtype, B=37, T=200, H=3, D=64)
-    first, second = run(case, backend), run(case, backend)
+    first, second = run(case, name), run(case, name)
     for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
         assert a.tobytes() == b.tobytes()
 
 
 def test_the_largest_heads_run():
+    """Of the portable kernel."""
     for dtype in DTYPES:
         cell = get_cell("lstm")
         limit = min(largest_head(cell, dtype, d, gpu().device()) for d in ("forward", "backward"))
-        check(Case("lstm", dtype, B=2, T=4, H=1, D=limit), "fused")
+        check(Case("lstm", dtype, B=2, T=4, H=1, D=limit), "portable")
         above = [
             fused.choose_tiling(cell, dtype, limit + 1, 1, d, gpu().device())
             for d in ("forward", "backward")

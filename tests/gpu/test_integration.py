@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gpu_support import Case, build, compare
 
 import flashrnn_numba as fr
-from flashrnn_numba.kernels import fused, launch, tensor_backward_run
+from flashrnn_numba import arrays, calls
+from flashrnn_numba.kernels import driver, fused, launch, tensor_backward_run
 from flashrnn_numba.kernels.launch import LaunchError
 from flashrnn_numba.kernels.machine import gpu
 from flashrnn_numba.testing.transfer import from_backend, to_backend
@@ -205,24 +207,130 @@ def test_a_graph_keeps_what_it_uses(backend, case):
         assert all(bool((other == 0xAB).all()) for other in others)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_torch_tensors(backend, dtype):
+def tensors(case: Case):
+    """Inputs and gradients of the outputs, as PyTorch's on the device."""
     torch = pytest.importorskip("torch")
-    case = CASE.with_(dtype=dtype)
     _, inputs, dstates, dlast = build(case)
 
     def tensor(array):
-        wide = torch.from_numpy(np.ascontiguousarray(array).astype(np.float32))
-        return wide.to("cuda", getattr(torch, dtype))
+        if array is None:
+            return None
+        dtype = getattr(torch, array.dtype.name)
+        known = array.astype(np.float32) if dtype is torch.bfloat16 else array
+        return torch.from_numpy(np.ascontiguousarray(known)).to("cuda", dtype)
 
-    Wx, R, b = (tensor(a) for a in inputs[:3])
-    states, last, vjp = fr.flashrnn_vjp(Wx, R, b, function=case.function, backend=backend)
-    gradients = vjp(tensor(dstates), tensor(dlast))
-    assert states.is_cuda
-    assert states.dtype == Wx.dtype
-    results = [None if a is None else a.float().cpu().numpy() for a in (states, last, *gradients)]
-    compare(case, *results[:2], results[2:])
+    return [tensor(array) for array in (*inputs, dstates, dlast)]
+
+
+def compare_tensors(case: Case, states, last, gradients):
+    results = (states, last, *gradients)
+    found = [None if a is None else a.float().cpu().numpy() for a in results]
+    compare(case, *found[:2], found[2:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_tensors(backend, dtype, monkeypatch):
+    """All of them are read and written where they lie: the library, and of "fused" the kernels, see
+    the addresses that PyTorch does."""
+    import cupy
+
+    seen, reached, launched = [], set(), driver.Launch.__call__
+
+    def to_cupy(tensor):
+        seen.append(arrays.to_cupy(tensor))
+        return seen[-1]
+
+    def launch(self, *given, **options):
+        reached.update(array.data.ptr for array in given if array is not None)
+        launched(self, *given, **options)
+
+    monkeypatch.setattr(calls, "to_cupy", to_cupy)
+    monkeypatch.setattr(driver.Launch, "__call__", launch)
+    case = CASE.with_(function="gru", dtype=dtype, states=True, reset=True, lengths=True)
+    given = tensors(case)
+    Wx, R, b, initial, reset, lengths, *d = given
+    states, last, vjp = fr.flashrnn_vjp(Wx, R, b, initial, "gru", backend, reset, lengths)
+    gradients = vjp(*d)
+    addresses = [tensor.data_ptr() for tensor in given]
+    assert [array.data.ptr for array in seen] == addresses
+    if backend == "fused":
+        assert {*addresses, states.data_ptr(), last.data_ptr()} <= reached
+    for result in (states, last, *gradients):
+        assert (result.device, result.dtype) == (Wx.device, Wx.dtype)
+        place = cupy.cuda.runtime.pointerGetAttributes(result.data_ptr())
+        assert place.type == cupy.cuda.runtime.memoryTypeDevice
+    compare_tensors(case, states, last, gradients)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tensors_that_are_still_to_be_written(backend):
+    """By PyTorch's current stream, which is not CuPy's. It waits for the results, the host for
+    nothing."""
+    torch = pytest.importorskip("torch")
+    Wx, R, b, _, _, _, *d = tensors(CASE)
+    late = torch.full_like(Wx, float("nan"))
+    torch.cuda.synchronize()
+
+    def both():
+        states, last, vjp = fr.flashrnn_vjp(late, R, b, backend=backend)
+        return states, last, vjp(*d)
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(3):  # compile, capture, and take memory
+            both()
+        torch.cuda.synchronize()
+        torch.cuda._sleep(2_000_000_000)  # a second, or more
+        late.copy_(Wx)
+        results = both()
+        assert not torch.cuda.current_stream().query()
+        compare_tensors(CASE, *results)
+
+
+JAX = """
+import jax
+import numpy as np
+from gpu_support import Case, build, compare
+
+import flashrnn_numba as fr
+
+
+def check(case, backend):
+    _, inputs, *d = build(case)
+    Wx, R, b, initial, reset, lengths, *d = map(jax.device_put, (*inputs, *d))
+    states, last, vjp = fr.flashrnn_vjp(Wx, R, b, initial, case.function, backend, reset, lengths)
+    results = states, last, *vjp(*d)
+    assert all(isinstance(a, jax.Array) and a.dtype == Wx.dtype for a in results)
+    assert all(a.devices() == Wx.devices() for a in results)
+    states, last, *gradients = map(np.asarray, results)
+    compare(case, states, last, gradients)
+
+
+if jax.default_backend() != "gpu":
+    raise SystemExit("no GPU")
+for backend in ("fused", "alternating"):
+    for function in ("lstm", "gru"):
+        for dtype in ("float32", "bfloat16"):
+            check(Case(function, dtype, B=4, T=20, H=2, D=32), backend)
+"""
+
+
+def test_jax_arrays():
+    """In a process of its own, which does not take most of the device's memory."""
+    pytest.importorskip("jax")
+    tests = Path(__file__).parents[1]
+    paths = [str(tests / "kernels"), str(tests.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", JAX], env=environment, capture_output=True, text=True
+    )
+    if ran.stderr.strip().endswith("no GPU"):
+        pytest.skip("JAX sees no GPU")
+    assert ran.returncode == 0, ran.stderr[-4000:]
 
 
 def test_the_drivers_errors_have_the_plan():
@@ -234,20 +342,41 @@ def test_the_drivers_errors_have_the_plan():
     compare(CASE, *host(call(CASE, "fused")))  # the device is as it was
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_out_of_memory_leaves_no_state_behind(backend):
+def with_more_and_more_memory(pool, work):
+    """What `work` gives once the pool has enough, and how often it had not, at one place after the
+    other."""
     import cupy
 
-    # a pool of its own: what others have left there is no room
+    for failures in range(20):
+        pool.free_all_blocks()
+        pool.set_limit(size=pool.total_bytes() + (1 << 16 + failures))
+        try:
+            return work(), failures
+        except cupy.cuda.memory.OutOfMemoryError:
+            pass
+        finally:
+            pool.set_limit(size=0)
+    raise AssertionError("out of memory, however much there is")
+
+
+@pytest.mark.parametrize("case", [CASE.with_(B=300), IN_TURNS], ids=repr)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out_of_memory_leaves_no_state_behind(backend, case):
+    """The next call, with the same plans, is right."""
+    import cupy
+
+    _, inputs, dstates, dlast = build(case)
+    given = [to_backend(a, "cupy") for a in (*inputs[:3], dstates, dlast)]
     pool = cupy.cuda.MemoryPool()
     with cupy.cuda.using_allocator(pool.malloc):
-        call(CASE, backend)
-        pool.free_all_blocks()
-        pool.set_limit(size=pool.total_bytes() + (1 << 16))
-        with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
-            call(CASE.with_(B=300), backend)
-        pool.set_limit(size=0)
-    compare(CASE, *host(call(CASE, backend)))
+        (states, last, vjp), failures = with_more_and_more_memory(
+            pool, lambda: fr.flashrnn_vjp(*given[:3], function=case.function, backend=backend)
+        )
+        assert failures
+        gradients, failures = with_more_and_more_memory(pool, lambda: vjp(*given[3:]))
+        assert failures
+    compare(case, *host((states, last, gradients)))
+    compare(case, *host(call(case, backend)))
 
 
 def test_backwards_kernels_are_compiled_by_another_process(tmp_path):

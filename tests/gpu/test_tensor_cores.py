@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from device_support import check, run
-from gpu_support import CELLS, Case, build, mixed
+from gpu_corners import IN_WAVES, backward_stages, forward_launches, task_of
+from gpu_support import CELLS, Case, mixed
 
-from flashrnn_numba.kernels import fused_backend
 from flashrnn_numba.kernels.machine import gpu
 
 
 def check_on_tensor_cores(case: Case) -> None:
-    task, *_ = build(case)
-    device = gpu().device()
-    for direction in ("forward", "backward"):
-        assert fused_backend.uses_tensor_cores(replace(task, kind="cupy"), device, direction)
-    check(case, "fused")
+    check(case, "tensor cores")
+
+
+def assert_bit_identical(case: Case) -> None:
+    """Two runs."""
+    first, second = run(case, "fused"), run(case, "fused")
+    for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
+        assert a is b is None or a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("D", [16, 40, 100, 129, 256, 384, 500, 768])
@@ -47,10 +48,7 @@ def test_batches(B, D, H):
 
 @pytest.mark.parametrize(("D", "H"), [(64, 12), (128, 6), (768, 1)])
 def test_two_runs_are_bit_identical(D, H):
-    case = Case("lstm", "bfloat16", B=37, T=150, H=H, D=D)
-    first, second = run(case, "fused"), run(case, "fused")
-    for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
-        assert a.tobytes() == b.tobytes()
+    assert_bit_identical(Case("lstm", "bfloat16", B=37, T=150, H=H, D=D))
 
 
 @pytest.mark.parametrize("D", [64, 256])
@@ -63,7 +61,7 @@ def test_long_sequences(D):
     [
         Case("lstm", "bfloat16", B=11, T=40, H=1, D=1024, clip=0.5),
         Case("lstm", "float16", B=3, T=20, H=1, D=2048),
-        Case("gru", "bfloat16", B=20, T=20, H=2, D=1000),  # several launches
+        Case("gru", "bfloat16", B=20, T=20, H=2, D=1000),  # two heads at once, padded
         Case("slstm", "bfloat16", B=1, T=500, H=1, D=800),
         Case("lstm", "bfloat16", B=16, T=1024, H=1, D=1024, reset=False, lengths=False),
         # slots of the mailbox serve again: s_0 straight into registers, and by way of shared memory
@@ -73,11 +71,18 @@ def test_long_sequences(D):
     ids=repr,
 )
 def test_exchange_through_l2(case):
-    """And two runs are bit-identical."""
     check_on_tensor_cores(case)
-    first, second = run(case, "fused"), run(case, "fused")
-    for a, b in zip([*first[:2], *first[2]], [*second[:2], *second[2]], strict=True):
-        assert a is b is None or a.tobytes() == b.tobytes()
+    assert_bit_identical(case)
+
+
+def test_several_launches_and_weight_gradients_beside_the_last():
+    task, device = task_of(IN_WAVES), gpu().device()
+    if (device.sm, device.sms) != (90, 132):
+        pytest.skip(f"{device.name} may hold all groups at once")
+    assert forward_launches(task, device) == 3
+    assert backward_stages(task, device) == 2
+    check_on_tensor_cores(IN_WAVES)
+    assert_bit_identical(IN_WAVES)
 
 
 @pytest.mark.parametrize(("B", "T"), [(0, 5), (5, 0)])
