@@ -230,6 +230,7 @@ def _of_cell(cell: Cell, kept: int) -> dict[str, Any]:
 def _of_tiling(D: int, tiling: Tiling, z: Layout) -> dict[str, Any]:
     """Who owns what."""
     all_active = tiling.tile > 1 and z.pairs_total % z.threads == 0
+    full = z.units * tiling.cluster == D
     return {
         "CLUSTER": tiling.cluster,
         "TILE": tiling.tile,
@@ -241,7 +242,8 @@ def _of_tiling(D: int, tiling: Tiling, z: Layout) -> dict[str, Any]:
         "ITEMS": z.pairs * z.each,
         "PAIRS_TOTAL": z.pairs_total,
         "ALL_ACTIVE": all_active,
-        "ALL_INSIDE": all_active and z.units * tiling.cluster == D,
+        "FULL": full,
+        "ALL_INSIDE": all_active and full,
         "DIRECT": tiling.direct,
         "PAIRS_PER_TILE": z.pairs // tiling.m_tiles if tiling.direct else 0,
     }

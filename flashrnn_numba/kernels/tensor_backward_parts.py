@@ -43,7 +43,7 @@ def own_pairs() -> None:
         row = row0 + column
         active[p] = 1 if exists else 0
         # threads of padding that all copied the last unit's inputs would keep everybody waiting
-        in_head[p] = 1 if exists and unit < D else 0
+        in_head[p] = active[p] if FULL else 1 if exists and unit < D else 0
         line[p] = min(row, B - 1) - row0
         unit_of[p] = min(unit, D - EACH) if WIDE else min(unit, D - 1)
         shift[p] = (unit_of[p] & 1) * 16 if SIZE == 2 and EACH == 1 and D % 2 == 0 else 0

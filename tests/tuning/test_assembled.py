@@ -45,7 +45,13 @@ CHOSEN = [
     ("tensor", "lstm", "bfloat16", 256, 3, 128, "B200"),
     ("tensor", "slstm", "bfloat16", 640, 1, 128, "H200"),
     ("tensor", "slstm", "bfloat16", 128, 6, 16, "A100"),
+    # resets in a head that fills its blocks; a gate that R does not feed
+    ("tensor", "lstm", "bfloat16", 768, 1, 128, "H200"),
+    ("tensor", "gru", "bfloat16", 768, 1, 128, "H200"),
     *(("portable", "lstm", "float32", 64, 12, 16, device) for device in DEVICES),
+    # these would spill with 768 threads
+    ("portable", "lstm", "float32", 64, 2, 16, "A100"),
+    ("portable", "lstm", "float32", 16, 48, 16, "A100"),
     # the widest cell in the widest dtype takes the most registers
     *(("alternating", "slstm", "float64", 64, 12, 16, device) for device in DEVICES),
 ]

@@ -304,6 +304,8 @@ def model(
         sending = sending + STRIPS * minimum(strips - 1, 1) + MANY_STRIPS * maximum(strips - 4, 0)
     need = 4 * resident * k_steps + sending
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
+    if cluster > 1 and not grid and tile >= 8 and size == 2:
+        need = need + 2 * (G - J)  # gates that R does not feed, beside resets
     if device.sm >= 100:
         # ptxas reads B of more k steps ahead there, and streamed fragments of a lone gate
         early = SM_100 + 8 * k_steps * n_tiles + 12 * (J == 1) * minimum(staged, 1)
