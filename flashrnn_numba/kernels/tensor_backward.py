@@ -97,8 +97,9 @@ def backward_program(
 # the templates' parts, by file
 PARTS = {
     "parts": (
-        "load_rows", "own_pairs", "own_accumulators", "own_sums", "point_at_last_step",
-        "open_carry", "start_value", "find_again", "begin_again", "fetch", "fetch_pair",
+        "load_rows", "clear_padding", "own_pairs", "own_accumulators", "own_sums",
+        "point_at_last_step", "open_carry", "start_value", "find_again", "begin_again", "fetch",
+        "fetch_pair",
         "copy_number", "store_half", "store_float", "start_numbers", "ask_reset", "early",
         "read_pair", "early_pair", "add_to_bias", "read_number",
     ),
@@ -229,8 +230,7 @@ def _of_cell(cell: Cell, kept: int) -> dict[str, Any]:
 
 def _of_tiling(D: int, tiling: Tiling, z: Layout) -> dict[str, Any]:
     """Who owns what."""
-    all_active = tiling.tile > 1 and z.pairs_total % z.threads == 0
-    full = z.units * tiling.cluster == D
+    ragged = z.units * tiling.cluster != D
     return {
         "CLUSTER": tiling.cluster,
         "TILE": tiling.tile,
@@ -241,9 +241,8 @@ def _of_tiling(D: int, tiling: Tiling, z: Layout) -> dict[str, Any]:
         "PAIRS": z.pairs,
         "ITEMS": z.pairs * z.each,
         "PAIRS_TOTAL": z.pairs_total,
-        "ALL_ACTIVE": all_active,
-        "FULL": full,
-        "ALL_INSIDE": all_active and full,
+        "RAGGED": ragged,
+        "ALL_ACTIVE": not ragged and tiling.tile > 1 and z.pairs_total % z.threads == 0,
         "DIRECT": tiling.direct,
         "PAIRS_PER_TILE": z.pairs // tiling.m_tiles if tiling.direct else 0,
     }

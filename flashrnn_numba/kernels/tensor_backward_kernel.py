@@ -91,6 +91,7 @@ def tensor_backward(
     scratch_at = ptx.shared_at(shared, warp * SCRATCH_BYTES + lane * 16)
     staged_at = ptx.shared_at(shared, STAGED_AT + warp * (STAGED * 512) + lane * 16)
     load_fragments()
+    clear_padding()
     b_at = ptx.shared_at(
         shared,
         TILE_AT
@@ -100,8 +101,7 @@ def tensor_backward(
     )
 
     # what this thread owns: PAIRS of EACH neighbouring units of a batch row
-    active = cuda.local.array(PAIRS, int32)  # the pair exists in this tiling
-    in_head = cuda.local.array(PAIRS, int32)  # and its first unit in the head
+    active = cuda.local.array(PAIRS, int32)  # the pair exists, and its first unit in the head
     line = cuda.local.array(PAIRS, int32)  # batch row of the tile, clamped to the batch
     unit_of = cuda.local.array(PAIRS, int32)
     slot = cuda.local.array(PAIRS, uint32)  # in the B operand

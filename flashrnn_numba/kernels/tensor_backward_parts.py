@@ -41,9 +41,10 @@ def own_pairs() -> None:
         else:
             own_sums(p)
         row = row0 + column
+        if RAGGED:
+            # threads of padding that all copied the last unit's inputs would keep everybody waiting
+            exists = exists and unit < D
         active[p] = 1 if exists else 0
-        # threads of padding that all copied the last unit's inputs would keep everybody waiting
-        in_head[p] = active[p] if FULL else 1 if exists and unit < D else 0
         line[p] = min(row, B - 1) - row0
         unit_of[p] = min(unit, D - EACH) if WIDE else min(unit, D - 1)
         shift[p] = (unit_of[p] & 1) * 16 if SIZE == 2 and EACH == 1 and D % 2 == 0 else 0
@@ -135,6 +136,14 @@ def point_at_last_step() -> None:
         d_index[p] = line[p] * d_strides[1] + unit_of[p] * d_strides[4]
 
 
+def clear_padding() -> None:
+    """Zeros in the B operand, which stay where a unit is padding."""
+    if RAGGED:
+        for n in range((2 * TILE_BYTES // 4 - tid + THREADS - 1) // THREADS):
+            ptx.st_shared_u32(ptx.shared_at(shared, TILE_AT + (n * THREADS + tid) * 4), uint32(0))
+        cuda.syncthreads()
+
+
 def open_carry() -> None:
     """The gradient of the last states, and nothing yet from the steps."""
     for i in unroll(ITEMS):
@@ -186,7 +195,7 @@ def fetch(step) -> None:
     of the step before."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
-        if ALL_INSIDE or in_head[p] != 0:
+        if ALL_ACTIVE or active[p] != 0:
             fetch_pair(p, step)
     gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
     s0_in = ptx.global_at(s0_in, -SIZE * state_step)
@@ -298,7 +307,7 @@ def ask_reset(step) -> None:
 def early(step) -> None:
     """The early half of a step, from the ring; of no effect before the first step."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
-    if ALL_INSIDE:
+    if ALL_ACTIVE:
         # all that is read first: the pairs' chains of arithmetic can then run side by side
         for p in unroll(PAIRS):
             read_pair(p)
@@ -308,7 +317,7 @@ def early(step) -> None:
             early_pair(p)
     else:
         for p in unroll(PAIRS):
-            if in_head[p] != 0:
+            if active[p] != 0:
                 read_pair(p)
                 begin_again(p)
                 early_pair(p)
