@@ -11,7 +11,10 @@ negative power, is false.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+
+from .balancing import DEEPEST, regrouped
+from .printing import shortened, text
 
 __all__ = [
     "All",
@@ -26,7 +29,10 @@ __all__ = [
     "evaluator",
     "maximum",
     "minimum",
+    "variables_of",
 ]
+
+ALTERNATIONS = 20  # of & and | inside each other, at most
 
 _NO_TRUTH = (
     "{what} has no truth value before the problem is solved. "
@@ -39,10 +45,11 @@ class Expression:
     """An integer expression: `op` applied to `args`.
 
     `op` is one of "var", "const", "+", "-", "*", "//", "%", "**", "min", "max".
-    Built by arithmetic on the variables that `Problem.variable` returns.
+    Built by arithmetic on the variables that `Problem.variable` returns. `depth` is how many
+    operations are inside each other: bounded, so that trees can be walked by recursion.
     """
 
-    __slots__ = ("args", "op", "value")
+    __slots__ = ("args", "depth", "op", "value")
 
     # Tell numpy scalars to leave `numpy.int64(4) * expression` to __rmul__.
     __array_ufunc__ = None
@@ -51,6 +58,11 @@ class Expression:
         self.op = op
         self.args = args
         self.value = value  # of a constant
+        depth = 0
+        for arg in args:
+            if arg.depth >= depth:
+                depth = arg.depth + 1
+        self.depth: int = depth
 
     def __add__(self, other: object) -> Expression:
         return _binary("+", self, other)
@@ -89,7 +101,7 @@ class Expression:
                 f"exponent of **: got {exponent.value}, expected an integer >= 0; "
                 "write a quotient as `a // b ** n`"
             )
-        return Expression("**", (self, exponent))
+        return _shallow(Expression("**", (self, exponent)))
 
     def __rpow__(self, other: object) -> Expression:
         return _binary("**", other, self)
@@ -136,7 +148,7 @@ class Expression:
         raise TypeError(_NO_TRUTH.format(what="an integer expression", text=self))
 
     def __str__(self) -> str:
-        return _text(self)
+        return text(self)
 
     __repr__ = __str__
 
@@ -158,6 +170,7 @@ class Constraint:
     """What `Problem.require` takes. Combine with `&` (both) and `|` (at least one)."""
 
     __slots__ = ()
+    depth: int = 0  # how many & and | are inside each other
 
     def __and__(self, other: object) -> Constraint:
         return All((self, as_constraint(other, "&")))
@@ -206,25 +219,42 @@ class Member(Constraint):
         return f"{self.expression} in {list(self.values)}"
 
 
-class All(Constraint):
-    """Every one of `items` holds."""
+class _Several(Constraint):
+    """Constraints joined by & or |. Those of one kind inside each other are one: `a & b & c` has
+    three items."""
 
-    __slots__ = ("items",)
+    __slots__ = ("depth", "items")
 
     def __init__(self, items: Iterable[Constraint]) -> None:
-        self.items = tuple(items)
+        flat: list[Constraint] = []
+        for item in items:
+            if isinstance(item, _Several) and type(item) is type(self):
+                flat += item.items
+            else:
+                flat.append(item)
+        self.items: tuple[Constraint, ...] = tuple(flat)
+        self.depth = 1 + max((item.depth for item in flat), default=0)
+        if self.depth > ALTERNATIONS:
+            raise ValueError(
+                f"& and | are inside each other {self.depth} levels deep, expected at most "
+                f"{ALTERNATIONS}: require the parts of an & one by one, or give an inner part a "
+                f"variable with the values 0 and 1. Got: {shortened(str(self))}"
+            )
+
+
+class All(_Several):
+    """Every one of `items` holds."""
+
+    __slots__ = ()
 
     def __str__(self) -> str:
         return " & ".join(f"({item})" for item in self.items)
 
 
-class Any(Constraint):
+class Any(_Several):
     """At least one of `items` holds."""
 
-    __slots__ = ("items",)
-
-    def __init__(self, items: Iterable[Constraint]) -> None:
-        self.items = tuple(items)
+    __slots__ = ()
 
     def __str__(self) -> str:
         return " | ".join(f"({item})" for item in self.items)
@@ -291,105 +321,130 @@ def _extremum(op: str, first: object, rest: tuple[object, ...]) -> Expression:
     name = "minimum" if op == "min" else "maximum"
     if not rest:
         raise TypeError(f"{name}: expected two or more arguments, got one: {first!r}")
-    return Expression(op, tuple(as_expression(arg) for arg in (first, *rest)))
+    return _shallow(Expression(op, tuple(as_expression(arg) for arg in (first, *rest))))
 
 
 def _binary(op: str, left: object, right: object) -> Expression:
-    return Expression(op, (as_expression(left), as_expression(right)))
+    made = Expression(op, (as_expression(left), as_expression(right)))
+    return made if made.depth <= DEEPEST else _shallow(made)
+
+
+def _shallow(made: Expression) -> Expression:
+    if made.depth <= DEEPEST:
+        return made
+    shallow = regrouped(made, Expression)
+    if shallow is None:
+        raise ValueError(
+            f"the expression is nested more than {DEEPEST} levels deep, and no grouping of its "
+            "sums, products, minima and maxima makes it shallow: give an inner part a variable of "
+            f"its own (`v == part`). Got: {shortened(str(made))}"
+        )
+    return shallow
 
 
 def variables_of(tree: Expression | Constraint) -> list[Variable]:
     """The variables in `tree`, each once, in order of appearance."""
-    found: dict[int, Variable] = {}
-    for leaf in _leaves(tree):
-        if isinstance(leaf, Variable):
-            found.setdefault(id(leaf), leaf)
-    return list(found.values())
+    return [part for part in parts_of(tree) if isinstance(part, Variable)]
 
 
-def _leaves(tree: Expression | Constraint) -> Iterator[Expression]:
-    """Each once: models share subexpressions, and a tree can be far larger than its parts."""
-    stack: list[Expression | Constraint] = [tree]
+def parts_of(tree: Expression | Constraint) -> list[Expression]:
+    """All expressions in `tree`. Each once: models share subexpressions, and a tree can be far
+    larger than its parts."""
+    found: list[Expression] = []
+    stack = _sides(tree)
+    stack.reverse()
     met: set[int] = set()
     while stack:
         top = stack.pop()
-        if isinstance(top, Expression):
-            if id(top) in met:
-                continue
+        if id(top) not in met:
             met.add(id(top))
-            if top.args:
-                stack.extend(reversed(top.args))
-            else:
-                yield top
-        elif isinstance(top, Comparison):
-            stack.extend((top.right, top.left))
-        elif isinstance(top, Member):
-            stack.append(top.expression)
-        elif isinstance(top, All | Any):
-            stack.extend(reversed(top.items))
+            found.append(top)
+            stack += top.args[::-1]
+    return found
+
+
+def _sides(tree: Expression | Constraint) -> list[Expression]:
+    """The whole expressions in a constraint."""
+    if isinstance(tree, Comparison):
+        return [tree.left, tree.right]
+    if isinstance(tree, Expression):
+        return [tree]
+    if isinstance(tree, Member):
+        return [tree.expression]
+    if isinstance(tree, All | Any):
+        return [side for item in tree.items for side in _sides(item)]
+    return []
 
 
 def is_partial(tree: Expression | Constraint) -> bool:
     """Whether evaluating `tree` can fail: a division, or a power that may be negative."""
-    if isinstance(tree, Expression):
-        own = tree.op in ("//", "%") or (tree.op == "**" and tree.args[1].op != "const")
-        return own or any(is_partial(arg) for arg in tree.args)
-    if isinstance(tree, Comparison):
-        return is_partial(tree.left) or is_partial(tree.right)
-    if isinstance(tree, Member):
-        return is_partial(tree.expression)
-    if isinstance(tree, All | Any):
-        return any(is_partial(item) for item in tree.items)
-    return False
+    return any(
+        part.op in ("//", "%") or (part.op == "**" and part.args[1].op != "const")
+        for part in parts_of(tree)
+    )
 
 
-_STRENGTH = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2, "**": 4}
+class _Source:
+    """Python source of trees; `names` maps the id of each variable to an identifier.
 
+    What is long gets a name where it is computed first, as in `(t0 := v0 * v1, t0 + t0 // 2)[-1]`:
+    what is shared is written and computed once, and brackets stay few (Python takes 200).
+    """
 
-def _text(tree: Expression, outer: int = 0) -> str:
-    """`tree` as Python source over the user's names, with no needless brackets."""
-    if isinstance(tree, Variable):
-        return tree.name
-    if tree.op == "const":
-        return str(tree.value) if tree.value >= 0 or not outer else f"({tree.value})"
-    if tree.op in ("min", "max"):
-        return f"{tree.op}({', '.join(_text(arg) for arg in tree.args)})"
-    strength = _STRENGTH[tree.op]
-    # ** groups to the right, all others to the left.
-    left, right = (strength + 1, strength) if tree.op == "**" else (strength, strength + 1)
-    text = f"{_text(tree.args[0], left)} {tree.op} {_text(tree.args[1], right)}"
-    return f"({text})" if strength < outer else text
+    LONG = 60  # characters
 
+    def __init__(self, names: dict[int, str]) -> None:
+        self._names = names
+        self._count = 0  # of names given
 
-def source(tree: Expression | Constraint, names: dict[int, str]) -> str:
-    """`tree` as Python source; `names` maps the id of each variable to an identifier."""
-    if isinstance(tree, Variable):
-        return names[id(tree)]
-    if isinstance(tree, Expression):
-        if tree.op == "const":
-            return f"({tree.value})"
-        args = [source(arg, names) for arg in tree.args]
-        if tree.op in ("min", "max"):
-            return f"{tree.op}({', '.join(args)})"
-        if tree.op == "**" and tree.args[1].op != "const":
-            return f"_power({args[0]}, {args[1]})"
-        return f"({args[0]} {tree.op} {args[1]})"
-    if isinstance(tree, Comparison):
-        return f"({source(tree.left, names)} {tree.op} {source(tree.right, names)})"
-    if isinstance(tree, Member):
-        return f"({source(tree.expression, names)} in {set(tree.values)})"
-    if isinstance(tree, All):
-        return f"({' and '.join(source(item, names) for item in tree.items) or 'True'})"
-    if isinstance(tree, Any):
-        return f"({' or '.join(_alternative(item, names) for item in tree.items) or 'False'})"
-    assert isinstance(tree, Truth)
-    return str(tree.value)
+    def of(self, tree: Expression | Constraint) -> str:
+        if isinstance(tree, Expression):
+            return self._strict([tree])
+        if isinstance(tree, Comparison):
+            return self._strict([tree.left, tree.right], f" {tree.op} ")
+        if isinstance(tree, Member):
+            return self._strict([tree.expression], end=f" in {set(tree.values)}")
+        if isinstance(tree, All):
+            return f"({' and '.join(map(self.of, tree.items)) or 'True'})"
+        if isinstance(tree, Any):
+            return f"({' or '.join(map(self._alternative, tree.items)) or 'False'})"
+        assert isinstance(tree, Truth)
+        return str(tree.value)
 
+    def _alternative(self, tree: Constraint) -> str:
+        # A division by zero makes its own alternative false, not the others.
+        text = self.of(tree)
+        return f"_holds(lambda: {text})" if is_partial(tree) else text
 
-def _alternative(tree: Constraint, names: dict[int, str]) -> str:
-    # A division by zero makes its own alternative false, not the others.
-    text = source(tree, names)
-    return f"_holds(lambda: {text})" if is_partial(tree) else text
+    def _strict(self, trees: list[Expression], between: str = "", end: str = "") -> str:
+        """Expressions that are all computed, with something between them and at the end."""
+        named: list[str] = []
+        known: dict[int, str] = {}
+        text = between.join([self._text(tree, named, known) for tree in trees]) + end
+        return f"({', '.join([*named, text])})[-1]" if named else f"({text})"
+
+    def _text(self, tree: Expression, named: list[str], known: dict[int, str]) -> str:
+        op = tree.op
+        if op == "var":
+            return self._names[id(tree)]
+        if op == "const":
+            return f"({tree.value})" if tree.value < 0 else str(tree.value)
+        text = known.get(id(tree))
+        if text is not None:
+            return text
+        args = [self._text(arg, named, known) for arg in tree.args]
+        if op in ("min", "max"):
+            text = f"{op}({', '.join(args)})"
+        elif op == "**" and tree.args[1].op != "const":
+            text = f"_power({args[0]}, {args[1]})"
+        else:
+            text = f"({args[0]} {op} {args[1]})"
+        if len(text) > self.LONG:
+            named.append(f"t{self._count} := {text}")
+            text = f"t{self._count}"
+            self._count += 1
+        known[id(tree)] = text
+        return text
 
 
 def _power(base: int, exponent: int) -> int:
@@ -416,6 +471,6 @@ def evaluator(
     parts = []
     for tree, variables in trees:
         names = {id(v): f"v{n}" for n, v in enumerate(variables)}
-        parts.append(f"lambda {', '.join(names.values())}: {source(tree, names)}")
+        parts.append(f"lambda {', '.join(names.values())}: {_Source(names).of(tree)}")
     scope = {"_power": _power, "_holds": _holds, "min": min, "max": max, "__builtins__": {}}
     return list(eval(f"[{', '.join(parts)}]", scope)) if parts else []

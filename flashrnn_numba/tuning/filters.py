@@ -25,12 +25,16 @@ def any_of(store: Store, branches: Sequence[Sequence[Run]]) -> Run:
         return True
 
     def run() -> None:
-        possible = [branch for branch in branches if alive(branch)]
-        if not possible:
+        only = None
+        for branch in branches:
+            if alive(branch):
+                if only is not None:  # two will do: which of them is left open
+                    return
+                only = branch
+        if only is None:
             raise Fail
-        if len(possible) == 1:
-            for step in possible[0]:
-                step()
+        for step in only:
+            step()
 
     return run
 
@@ -84,8 +88,13 @@ def filter_by(
             store.set_values(scope[m], tuple(sorted(supported)))
 
     def run() -> None:
+        free = []
+        for n, x in enumerate(scope):
+            if lo[x] != hi[x]:
+                free.append(n)
+                if len(free) > 2:
+                    return
         args = [lo[x] for x in scope]
-        free = [n for n, x in enumerate(scope) if lo[x] != hi[x]]
         if len(free) == 1:
             one(free[0], args)
         elif len(free) == 2:

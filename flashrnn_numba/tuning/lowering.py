@@ -82,6 +82,7 @@ class Model:
         self.objective: int | None = None
         self.cost: tuple[Callable[..., int], list[int]] | None = None
         self._known: dict[object, int] = {}
+        self._forms: dict[int, Linear] = {}  # of the constraint at hand, whose parts are shared
         self._most: dict[tuple[tuple[Monomial, int], ...], int] = {}  # upper bounds of sums
         self._required = True  # False inside an alternative
         self._of: dict[int, int] = {}
@@ -100,6 +101,7 @@ class Model:
             self._post(part, tuple(self._of[id(v)] for v in scope), test)
         if objective is not None:
             self._scope: tuple[int, ...] = ()
+            self._forms = {}
             self.objective = self._node(self._linear(objective))
             self.cost = (tests[-1], [self._of[id(v)] for v in compiled[-1][1]])
 
@@ -121,7 +123,7 @@ class Model:
             if not _filter_now(store, scope[0], test):
                 self.infeasible = True
             return
-        self._scope = scope
+        self._scope, self._forms = scope, {}
         if isinstance(part, Member):
             # The domain says it all, and stays exact from here on.
             if not _keep_members(store, self._node(self._linear(part.expression)), part.values):
@@ -172,7 +174,7 @@ class Model:
             difference = difference.scaled(-1)
         if part.op in ("<", ">"):
             difference.constant += 1
-        partial = is_partial(part) or part.op == "=="
+        partial = part.op == "==" or is_partial(part)
         if not difference.terms:
             bad = difference.constant != 0 if part.op == "==" else difference.constant > 0
             return ([(_fail, list(self._scope), False, True)] if bad else []), False
@@ -276,14 +278,20 @@ class Model:
             return Linear({((self._of[id(tree)], 1),): 1})
         if op == "const":
             return Linear({}, tree.value)
+        form = self._forms.get(id(tree))
+        if form is not None:
+            return form
         if op in ("+", "-"):
-            return self._linear(args[0]).plus(self._linear(args[1]), 1 if op == "+" else -1)
-        if op == "*":
-            return self._times(self._linear(args[0]), self._linear(args[1]))
-        if op == "**" and args[1].op == "const":
-            return self._raised(self._linear(args[0]), args[1].value, tree)
-        inner = [self._node(self._linear(arg)) for arg in args]
-        return Linear({((self._apply(op, inner, tree), 1),): 1})
+            form = self._linear(args[0]).plus(self._linear(args[1]), 1 if op == "+" else -1)
+        elif op == "*":
+            form = self._times(self._linear(args[0]), self._linear(args[1]))
+        elif op == "**" and args[1].op == "const":
+            form = self._raised(self._linear(args[0]), args[1].value, tree)
+        else:
+            inner = [self._node(self._linear(arg)) for arg in args]
+            form = Linear({((self._apply(op, inner, tree), 1),): 1})
+        self._forms[id(tree)] = form
+        return form
 
     def _times(self, a: Linear, b: Linear) -> Linear:
         if not a.terms:

@@ -26,6 +26,7 @@ from .expressions import (
     variables_of,
 )
 from .lowering import Model
+from .printing import shortened
 from .search import Limit, Search, SearchLimit, Stats, solutions
 
 __all__ = ["Problem", "Requirement"]
@@ -103,8 +104,8 @@ class Problem:
     ) -> None:
         """Add a constraint: a comparison, or several joined by `&` (all) or `|` (any).
 
-        name -- what `conflict` and explanations call it, by default its own text. A second
-            one of the same name gets ` (2)` after it.
+        name -- what `conflict` and explanations call it, by default its own text (of a long one
+            the ends). A second one of the same name gets ` (2)` after it.
         unit -- what both sides count ("bytes", "registers"), for explanations.
 
         A plain True (no variable was in the comparison) is accepted; a plain False makes the
@@ -116,7 +117,7 @@ class Problem:
         for label, text in (("name", name), ("unit", unit)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{label}: expected a str or None, got {text!r}")
-        name = self._another(str(part) if name is None else name)
+        name = self._another(shortened(str(part)) if name is None else name)
         self._constraints[name] = Requirement(name, unit, part)
 
     def _another(self, name: str) -> str:

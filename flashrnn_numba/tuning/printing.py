@@ -1,0 +1,56 @@
+"""Expressions as text for messages and names: Python over the user's names, long ones shortened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .expressions import Expression
+
+__all__ = ["shortened", "text"]
+
+LONGEST = 2000  # characters of an expression
+
+_STRENGTH = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2, "**": 4}
+_REGROUPED = {"+": ("+", "-"), "*": ("*",)}  # a + (b - c) needs no brackets
+
+
+def text(tree: Expression) -> str:
+    """`tree` as Python source with no needless brackets."""
+    return _Printer().text(tree, 0)
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """`text`, without its middle where it is long."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+class _Printer:
+    def __init__(self) -> None:
+        # What is shared is written once, and no longer than LONGEST: a tree of twenty doublings has
+        # a million leaves.
+        self._known: dict[int, str] = {}
+
+    def text(self, tree: Expression, outer: int) -> str:
+        """outer -- how strongly what stands around it binds."""
+        if tree.op == "var":
+            return str(tree.name)  # type: ignore[attr-defined]
+        if tree.op == "const":
+            return str(tree.value) if tree.value >= 0 or not outer else f"({tree.value})"
+        bare = self._known.get(id(tree))
+        if bare is None:
+            bare = self._known[id(tree)] = shortened(self._bare(tree), LONGEST)
+        return f"({bare})" if _STRENGTH.get(tree.op, outer) < outer else bare
+
+    def _bare(self, tree: Expression) -> str:
+        op = tree.op
+        if op in ("min", "max"):
+            return f"{op}({', '.join([self.text(arg, 0) for arg in tree.args])})"
+        left, right = tree.args
+        strength = _STRENGTH[op]
+        # ** groups to the right, all others to the left.
+        first, second = (strength + 1, strength) if op == "**" else (strength, strength + 1)
+        if right.op in _REGROUPED.get(op, ()):
+            second = strength
+        return f"{self.text(left, first)} {op} {self.text(right, second)}"
