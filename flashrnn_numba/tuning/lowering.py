@@ -349,11 +349,23 @@ class Model:
         store = self.store
         pairs = [(c, self._product(m)) for m, c in total.terms.items()]
         ends = [sorted((c * store.lo[x], c * store.hi[x])) for c, x in pairs]
-        low, high = (total.constant + sum(side) for side in zip(*ends, strict=True))
-        z = store.node(low, high)
+        low, high = map(sum, zip(*ends, strict=True))
+        low, high = self._within(total.terms, low, high)
+        z = store.node(total.constant + low, total.constant + high)
         run = pp.linear_equal(store, [*pairs, (-1, z)], total.constant)
         store.post(run, [z, *(x for _, x in pairs)], self._scope)
         return z
+
+    def _within(self, terms: dict[Monomial, int], low: int, high: int) -> tuple[int, int]:
+        """low..high as far as a constraint on the same sum allows: a cost that it bounds would
+        otherwise be proven optimal one value at a time."""
+        common = gcd(*terms.values())
+        key = tuple(sorted((m, c // common) for m, c in terms.items()))
+        opposite = tuple((m, -c) for m, c in key)
+        most, least = self._most.get(key), self._most.get(opposite)
+        high = high if most is None else min(high, most * common)
+        low = low if least is None else max(low, -least * common)
+        return (low, high) if low <= high else (low, low)
 
     def _product(self, monomial: Monomial) -> int:
         """A node that equals the product."""

@@ -144,6 +144,18 @@ def test_best_few_are_the_cheapest_in_order():
     assert [3 * s["a"] + 2 * s["b"] for s in found] == costs[:5]
 
 
+def test_a_cost_that_a_constraint_bounds_is_proven_at_once():
+    p = Problem()
+    v = [p.variable(f"v{n}", range(100)) for n in range(10)]
+    p.require(sum(v[1:], v[0]) * 2 >= 999)
+    p.require(v[0] * 3 - v[1] * 6 <= 20)
+    assert sum(p.solve(minimize=sum(v)).values()) == 500
+    assert p.stats.nodes < 1000
+    found = p.solve(maximize=v[0] - v[1] * 2)
+    assert found["v0"] - found["v1"] * 2 == 6
+    assert p.stats.nodes < 1000
+
+
 def test_numpy_integers_mix_with_expressions():
     p = Problem()
     a = p.variable("a", np.arange(1, 9))
