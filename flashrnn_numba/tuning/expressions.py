@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterable
 
 from .balancing import DEEPEST, regrouped
-from .printing import shortened, text
+from .printing import number, shortened, text
 
 __all__ = [
     "All",
@@ -216,7 +216,7 @@ class Member(Constraint):
         self.values = tuple(sorted({number.value for number in numbers}))
 
     def __str__(self) -> str:
-        return f"{self.expression} in {list(self.values)}"
+        return f"{self.expression} in [{', '.join(map(number, self.values))}]"
 
 
 class _Several(Constraint):
@@ -403,7 +403,8 @@ class _Source:
         if isinstance(tree, Comparison):
             return self._strict([tree.left, tree.right], f" {tree.op} ")
         if isinstance(tree, Member):
-            return self._strict([tree.expression], end=f" in {set(tree.values)}")
+            values = ", ".join(map(number, tree.values))
+            return self._strict([tree.expression], end=f" in {{{values}}}")
         if isinstance(tree, All):
             return f"({' and '.join(map(self.of, tree.items)) or 'True'})"
         if isinstance(tree, Any):
@@ -428,7 +429,7 @@ class _Source:
         if op == "var":
             return self._names[id(tree)]
         if op == "const":
-            return f"({tree.value})" if tree.value < 0 else str(tree.value)
+            return f"({number(tree.value)})" if tree.value < 0 else number(tree.value)
         text = known.get(id(tree))
         if text is not None:
             return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .propagators import Run
-from .store import Fail, Store
+from .store import TRIALS, Fail, Store
 
 __all__ = ["any_of", "filter_by"]
 
@@ -60,10 +60,12 @@ def filter_by(
         if len(vals) > most:
             return
         kept = []
-        for v in vals:
-            args[n] = v
-            if holds(args):
-                kept.append(v)
+        for start in range(0, len(vals), TRIALS):
+            store.look()
+            for v in vals[start : start + TRIALS]:
+                args[n] = v
+                if holds(args):
+                    kept.append(v)
         if len(kept) < len(vals):
             store.set_values(x, tuple(kept))
 

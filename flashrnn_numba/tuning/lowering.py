@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from math import gcd
 
 from . import propagators as pp
+from .clock import Clock
 from .expressions import (
     All,
     Any,
@@ -22,17 +23,18 @@ from .expressions import (
     Variable,
     evaluator,
     is_partial,
+    parts_of,
     variables_of,
 )
 from .filters import any_of, filter_by
-from .store import Fail, Store
+from .spans import PowerGuard, Span, check_power
+from .store import TRIALS, Fail, Store
 
 __all__ = ["Model"]
 
 Monomial = tuple[tuple[int, int], ...]  # sorted (node, exponent)
 Posted = list[tuple[pp.Run, list[int], bool, bool]]  # run, watched nodes, late, settled
 
-POWER_BITS = 1 << 16  # the longest power that we are ready to compute
 ROOT_VALUES = 1 << 14  # an exact filter looks at this many values at most, ...
 PAIRS = 64  # ... or at this many pairs
 
@@ -66,7 +68,8 @@ class Model:
     """A store with everything posted, ready to search.
 
     `nodes` maps the place of a variable in `variables` to its node; `checks` are the exact tests
-    of a complete assignment, as (function, nodes of its arguments).
+    of a complete assignment, as (function, nodes of its arguments). clock -- raises Limit in time,
+    also while the model is built.
     """
 
     def __init__(
@@ -74,8 +77,9 @@ class Model:
         variables: Sequence[Variable],
         constraints: Sequence[Constraint],
         objective: Expression | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.store = Store()
+        self.store = Store() if clock is None else Store(clock.look)
         self.variables = variables
         self.infeasible = False
         self.checks: list[tuple[Callable[..., int], list[int]]] = []
@@ -90,14 +94,17 @@ class Model:
             self._of[id(variable)] = self._declare(variable.domain)
         self.nodes = list(range(len(variables)))
         parts = [part for constraint in constraints for part in _flat(constraint)]
-        scopes = [variables_of(part) for part in parts]
+        inside = [parts_of(part) for part in parts]
+        scopes = [[e for e in found if isinstance(e, Variable)] for found in inside]
         compiled: list[tuple[Expression | Constraint, list[Variable]]] = list(
             zip(parts, scopes, strict=True)
         )
         if objective is not None:
             compiled.append((objective, variables_of(objective)))
         tests = evaluator(compiled)
-        for part, scope, test in zip(parts, scopes, tests, strict=False):
+        for part, found, scope, test in zip(parts, inside, scopes, tests, strict=False):
+            self.store.look()
+            self._check_powers([e for e in found if e.op == "**"])
             self._post(part, tuple(self._of[id(v)] for v in scope), test)
         if objective is not None:
             self._scope: tuple[int, ...] = ()
@@ -108,6 +115,17 @@ class Model:
     def _declare(self, domain: range | tuple[int, ...]) -> int:
         dense = domain[-1] - domain[0] == len(domain) - 1
         return self.store.node(domain[0], domain[-1], None if dense else domain)
+
+    def _check_powers(self, powers: list[Expression]) -> None:
+        """Before a constraint is tried on anything."""
+        if powers:
+            guard = PowerGuard(self._span)
+            for power in powers:
+                guard.span(power)
+
+    def _span(self, variable: Variable) -> Span:
+        x = self._of[id(variable)]
+        return self.store.lo[x], self.store.hi[x]
 
     # -- constraints -------------------------------------------------------------------------
 
@@ -314,20 +332,13 @@ class Model:
             return Linear({}, 1)
         c, monomial = self._as_product(base)
         bits = c.bit_length() + sum(self._bits(x) * e for x, e in monomial)
-        self._check_power(bits * exponent, tree)
+        check_power(bits * exponent, tree)
         if not monomial:
             return Linear({}, c**exponent)
         return Linear({tuple((x, e * exponent) for x, e in monomial): c**exponent})
 
     def _bits(self, x: int) -> int:
         return max(self.store.lo[x].bit_length(), self.store.hi[x].bit_length(), 1)
-
-    def _check_power(self, bits: int, tree: Expression) -> None:
-        if bits > POWER_BITS:
-            raise ValueError(
-                f"`{tree}` can have {bits} bits, expected at most {POWER_BITS}: "
-                "give the base or the exponent a smaller domain"
-            )
 
     def _node(self, total: Linear) -> int:
         """A node that equals `total`."""
@@ -404,7 +415,7 @@ class Model:
         else:
             x, y = inner
             if op == "**":
-                self._check_power(self._bits(x) * max(store.hi[y], 1), tree)
+                check_power(self._bits(x) * max(store.hi[y], 1), tree)
             z = store.node(*pp.first_range(op, (lows[0], highs[0]), (lows[1], highs[1])))
             run = {"//": pp.floor_divide, "%": pp.modulo, "**": pp.power}[op](store, x, y, z)
         store.post(run, [z, *inner], self._scope)
@@ -436,14 +447,17 @@ def _truth(test: Callable[..., int]) -> bool:
 
 def _filter_now(store: Store, x: int, test: Callable[..., int]) -> bool:
     """Remove the values that a constraint on x alone forbids. False if none is left."""
-    kept = []
-    for v in store.values(x):
-        try:
-            if test(v):
-                kept.append(v)
-        except ZeroDivisionError:
-            pass
-    if len(kept) < store.size(x):
+    kept: list[int] = []
+    vals = store.values(x)
+    for start in range(0, len(vals), TRIALS):
+        store.look()
+        for v in vals[start : start + TRIALS]:
+            try:
+                if test(v):
+                    kept.append(v)
+            except ZeroDivisionError:
+                pass
+    if len(kept) < len(vals):
         if not kept:
             return False
         store.set_values(x, tuple(kept))

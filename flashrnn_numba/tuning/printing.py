@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .expressions import Expression
 
-__all__ = ["shortened", "text"]
+__all__ = ["number", "shortened", "text"]
 
 LONGEST = 2000  # characters of an expression
 
@@ -26,6 +26,11 @@ def shortened(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
+def number(value: int) -> str:
+    """A literal: Python writes no decimals of more than 4300 digits."""
+    return str(value) if value.bit_length() < 4096 else hex(value)
+
+
 class _Printer:
     def __init__(self) -> None:
         # What is shared is written once, and no longer than LONGEST: a tree of twenty doublings has
@@ -37,7 +42,7 @@ class _Printer:
         if tree.op == "var":
             return str(tree.name)  # type: ignore[attr-defined]
         if tree.op == "const":
-            return str(tree.value) if tree.value >= 0 or not outer else f"({tree.value})"
+            return number(tree.value) if tree.value >= 0 or not outer else f"({number(tree.value)})"
         bare = self._known.get(id(tree))
         if bare is None:
             bare = self._known[id(tree)] = shortened(self._bare(tree), LONGEST)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from . import constrint
+from .clock import Clock, Limit
+from .conflicts import Conflict
 from .expressions import (
     Comparison,
     Constraint,
@@ -25,9 +27,8 @@ from .expressions import (
     evaluator,
     variables_of,
 )
-from .lowering import Model
 from .printing import shortened
-from .search import Limit, Search, SearchLimit, Stats, solutions
+from .search import SearchLimit, Stats, solutions
 
 __all__ = ["Problem", "Requirement"]
 
@@ -217,37 +218,35 @@ class Problem:
         except Limit as limit:
             raise self._limit_error(limit, None) from None
 
-    def conflict(self, *, node_limit: int | None = 50_000) -> list[str]:
+    def conflict(
+        self, *, node_limit: int | None = 50_000, time_limit: float | None = None
+    ) -> list[str]:
         """The names of constraints that cannot hold together; [] if there is a solution.
 
-        The set is irreducible: without any one of them the others have a solution (deletion
-        filter). The variables' domains are taken for granted.
-        node_limit -- for each subset tried. A subset that is not settled within it counts as
-            solvable, so the set returned is still a conflict but may not be irreducible.
+        The set is irreducible: without any one of them the others have a solution. A constraint
+        that cannot hold alone is named alone; otherwise plain constraints are preferred to
+        alternatives (`|`). The variables' domains are taken for granted. `stats` is the sum over
+        all subsets of constraints tried.
+        node_limit -- for each subset. One that is not settled within it counts as solvable, so the
+            set returned is still a conflict but may not be irreducible.
+        time_limit -- for all of it, in seconds.
 
-        Raises SearchLimit if the whole problem cannot be settled within node_limit.
+        Raises SearchLimit if the whole problem cannot be settled within node_limit, or when the
+        time is over; its `conflict` has the names known so far.
         """
-        core = list(self._constraints.values())
-        verdict = self._solvable(core, node_limit)
-        if verdict is None:
-            raise self._limit_error(Limit(f"node_limit={node_limit}"), None)
-        if verdict:
-            return []
-        for requirement in list(core):
-            rest = [other for other in core if other is not requirement]
-            if self._solvable(rest, node_limit) is False:
-                core = rest
-        return [requirement.name for requirement in core]
-
-    def _solvable(self, requirements: list[Requirement], node_limit: int | None) -> bool | None:
-        """Whether the requirements alone have a solution; None if that was not settled."""
-        self.stats, start = Stats(), perf_counter()
-        model = Model(self.variables, [r.constraint for r in requirements])
+        _check_limits(node_limit, time_limit)
+        requirements = self.constraints
+        parts = [r.constraint for r in requirements]
+        search = Conflict(self.variables, parts, node_limit, Clock(perf_counter(), time_limit))
+        self.stats = search.stats
         try:
-            found = next(Search(model, self.stats, start, node_limit).solutions(), None)
-        except Limit:
-            return None
-        return found is not None
+            places, reached = search.find(), None
+        except Limit as limit:
+            places, reached = search.core, limit
+        names = [requirements[n].name for n in places]
+        if reached is not None:
+            raise self._conflict_error(reached, names)
+        return names
 
     def _search(
         self,
@@ -256,9 +255,7 @@ class Problem:
         time_limit: float | None,
         keep: int,
     ) -> Iterator[tuple[list[int], int | None]]:
-        for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
-            if limit is not None and not limit >= 0:
-                raise ValueError(f"{label}: expected a number >= 0 or None, got {limit!r}")
+        _check_limits(node_limit, time_limit)
         start = perf_counter()
         if objective is not None:
             for variable in variables_of(objective):
@@ -281,12 +278,33 @@ class Problem:
             stats,
         )
 
+    def _conflict_error(self, limit: Limit, names: list[str]) -> SearchLimit:
+        known = (
+            f"{len(names)} constraints that cannot hold together are in .conflict, though fewer "
+            "may do"
+            if names
+            else "whether there is a solution is not settled"
+        )
+        return SearchLimit(
+            f"{limit} reached after {self.stats.nodes} nodes and {self.stats.seconds:.3g} s; "
+            f"{known}. Raise the limit, or give variables smaller domains",
+            None,
+            self.stats,
+            names,
+        )
+
     def _check_owner(self, variable: Variable, what: str, whole: Constraint | Expression) -> None:
         if variable.owner is not self:
             raise ValueError(
                 f"{what} `{whole}`: variable {variable.name!r} belongs to another Problem; "
                 "use the variables that this problem's variable() returned"
             )
+
+
+def _check_limits(node_limit: int | None, time_limit: float | None) -> None:
+    for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{label}: expected a number >= 0 or None, got {limit!r}")
 
 
 def _domain(name: str, values: Iterable[int]) -> range | tuple[int, ...]:
