@@ -54,15 +54,13 @@ class Expression:
     # Tell numpy scalars to leave `numpy.int64(4) * expression` to __rmul__.
     __array_ufunc__ = None
 
-    def __init__(self, op: str, args: tuple[Expression, ...] = (), value: int = 0) -> None:
+    def __init__(
+        self, op: str, args: tuple[Expression, ...] = (), value: int = 0, depth: int = 0
+    ) -> None:
         self.op = op
         self.args = args
         self.value = value  # of a constant
-        depth = 0
-        for arg in args:
-            if arg.depth >= depth:
-                depth = arg.depth + 1
-        self.depth: int = depth
+        self.depth = depth
 
     def __add__(self, other: object) -> Expression:
         return _binary("+", self, other)
@@ -101,7 +99,7 @@ class Expression:
                 f"exponent of **: got {exponent.value}, expected an integer >= 0; "
                 "write a quotient as `a // b ** n`"
             )
-        return _shallow(Expression("**", (self, exponent)))
+        return _binary("**", self, exponent)
 
     def __rpow__(self, other: object) -> Expression:
         return _binary("**", other, self)
@@ -227,13 +225,18 @@ class _Several(Constraint):
 
     def __init__(self, items: Iterable[Constraint]) -> None:
         flat: list[Constraint] = []
+        depth = 0
         for item in items:
+            inner = item.depth
             if isinstance(item, _Several) and type(item) is type(self):
                 flat += item.items
+                inner -= 1
             else:
                 flat.append(item)
+            if inner > depth:
+                depth = inner
         self.items: tuple[Constraint, ...] = tuple(flat)
-        self.depth = 1 + max((item.depth for item in flat), default=0)
+        self.depth = depth + 1
         if self.depth > ALTERNATIONS:
             raise ValueError(
                 f"& and | are inside each other {self.depth} levels deep, expected at most "
@@ -282,7 +285,7 @@ def as_expression(value: object) -> Expression:
             "a comparison cannot be used as a number, and `a < b < c` is `(a < b) & (b < c)`"
         )
     try:
-        return Expression("const", value=operator.index(value))  # type: ignore[arg-type]
+        return Expression("const", (), operator.index(value))  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"expected an integer or an expression, got {value!r} of type "
@@ -321,18 +324,27 @@ def _extremum(op: str, first: object, rest: tuple[object, ...]) -> Expression:
     name = "minimum" if op == "min" else "maximum"
     if not rest:
         raise TypeError(f"{name}: expected two or more arguments, got one: {first!r}")
-    return _shallow(Expression(op, tuple(as_expression(arg) for arg in (first, *rest))))
+    made = _made(op, tuple([as_expression(arg) for arg in (first, *rest)]))
+    return made if made.depth <= DEEPEST else _shallow(made)
+
+
+def _made(op: str, args: tuple[Expression, ...]) -> Expression:
+    return Expression(op, args, 0, 1 + max([arg.depth for arg in args]))
 
 
 def _binary(op: str, left: object, right: object) -> Expression:
-    made = Expression(op, (as_expression(left), as_expression(right)))
+    # half of the time that models take to be stated is spent here
+    if not isinstance(left, Expression):
+        left = as_expression(left)
+    if not isinstance(right, Expression):
+        right = as_expression(right)
+    inner, other = left.depth, right.depth
+    made = Expression(op, (left, right), 0, (inner if inner > other else other) + 1)
     return made if made.depth <= DEEPEST else _shallow(made)
 
 
 def _shallow(made: Expression) -> Expression:
-    if made.depth <= DEEPEST:
-        return made
-    shallow = regrouped(made, Expression)
+    shallow = regrouped(made, _made)
     if shallow is None:
         raise ValueError(
             f"the expression is nested more than {DEEPEST} levels deep, and no grouping of its "
