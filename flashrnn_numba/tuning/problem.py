@@ -10,7 +10,7 @@ p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -130,13 +130,16 @@ class Problem:
         return chosen
 
     @classmethod
-    def parse(cls, text: str) -> Problem:
+    def parse(cls, text: str, prefer: Mapping[str, str] | None = None) -> Problem:
         """A problem in ConstrINT's text form; see `constrint.py` for the grammar.
 
-        Raises ValueError that quotes the statement and the place which cannot be read.
+        prefer -- what is tried first, by the variable's name: {"TILE": "largest"}. All others
+            start with their smallest value.
+
+        Raises ValueError that quotes the statement which cannot be read, with line and column.
         """
         problem = cls()
-        constrint.read(text, problem)
+        constrint.read(text, problem, prefer)
         return problem
 
     def to_text(self) -> str:
