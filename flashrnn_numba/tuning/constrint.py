@@ -114,8 +114,10 @@ class _Reader:
             match = _TOKEN.match(text, place, self.stop)
             if match is None:
                 raise self.error(self.stop - len(text[place : self.stop].lstrip()), "a known sign")
-            self.tokens.append((match[0].strip(), match.end() - len(match[0].strip())))
+            token = match[0].lstrip()
             place = match.end()
+            self.tokens.append((token, place - len(token)))
+        self.tokens.append(("", self.stop))
 
     # -- tokens ------------------------------------------------------------------------------
 
@@ -136,18 +138,18 @@ class _Reader:
         )
 
     def peek(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
+        return self.tokens[self.at][0]
 
     def place(self) -> int:
-        return self.tokens[self.at][1] if self.at < len(self.tokens) else self.stop
+        return self.tokens[self.at][1]
 
     def take(self, *signs: str) -> str:
         """The next token if it is one of `signs`, else an empty string."""
-        token = self.peek()
-        if token and token in signs:
-            self.at += 1
-            return token
-        return ""
+        token = self.tokens[self.at][0]
+        if token not in signs:
+            return ""
+        self.at += 1
+        return token
 
     def expected(self, what: str) -> ValueError:
         return self.error(self.place(), what)

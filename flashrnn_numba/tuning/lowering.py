@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from math import gcd
 
 from . import propagators as pp
+from .bounds import restricted
 from .clock import Clock
 from .expressions import (
     All,
@@ -90,10 +91,14 @@ class Model:
         self._most: dict[tuple[tuple[Monomial, int], ...], int] = {}  # upper bounds of sums
         self._required = True  # False inside an alternative
         self._of: dict[int, int] = {}
-        for variable in variables:
-            self._of[id(variable)] = self._declare(variable.domain)
         self.nodes = list(range(len(variables)))
-        parts = [part for constraint in constraints for part in _flat(constraint)]
+        cut = restricted(variables, [part for whole in constraints for part in _flat(whole)])
+        if cut is None:
+            self.infeasible = True
+            return
+        domains, parts = cut
+        for variable in variables:
+            self._of[id(variable)] = self._declare(domains[id(variable)])
         inside = [parts_of(part) for part in parts]
         scopes = [[e for e in found if isinstance(e, Variable)] for found in inside]
         compiled: list[tuple[Expression | Constraint, list[Variable]]] = list(
@@ -112,7 +117,7 @@ class Model:
             self.objective = self._node(self._linear(objective))
             self.cost = (tests[-1], [self._of[id(v)] for v in compiled[-1][1]])
 
-    def _declare(self, domain: range | tuple[int, ...]) -> int:
+    def _declare(self, domain: Sequence[int]) -> int:
         dense = domain[-1] - domain[0] == len(domain) - 1
         return self.store.node(domain[0], domain[-1], None if dense else domain)
 

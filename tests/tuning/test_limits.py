@@ -117,6 +117,11 @@ def test_powers_that_the_bounds_allow_are_computed():
     assert list(p.solutions()) == [{"x": n} for n in (1, 4, 5, 6, 7)] == brute_force(p)
 
 
+def test_bounds_count_for_powers_wherever_they_stand():
+    p = Problem.parse("A ^ 5000 == B; A <= 9; 4 > A; B <= 3; A != 2")
+    assert list(p.solutions()) == [{"A": 1, "B": 1}]
+
+
 def test_a_variable_exponent_is_bounded_in_few_steps():
     """2 ** 32000 and all below it were computed to find that 2 ** 6 is the last."""
     p = Problem()

@@ -88,6 +88,22 @@ def test_large_ranges_are_not_spelled_out():
     assert p.stats.seconds < 0.5
 
 
+def test_bounds_are_cut_from_domains_before_anything_else():
+    p = Problem()
+    x = p.variable("x", range(-(10**12), 10**12, 5))
+    y = p.variable("y", [3, 1, 4, 15, 9, 2, 6])
+    for constraint in (x > -20, x <= 17, x != 5, y > 3, y < 15, y.isin([1, 6, 4, 8]), x < y):
+        p.require(constraint)
+    expected = [(x, y) for x in range(-15, 20, 5) for y in (4, 6) if x != 5 and x < y]
+    assert sorted(tuple(s.values()) for s in p.solutions()) == expected
+    p.require(y == 4)
+    assert {s["y"] for s in p.solutions()} == {4}
+    p.require(y > 5)
+    assert p.solve() is None
+    assert p.stats.propagations == 0
+    assert len(p.conflict()) == 2
+
+
 def test_python_semantics_of_division():
     p = Problem()
     a, b = p.variable("a", range(-7, 8)), p.variable("b", range(-3, 4))
