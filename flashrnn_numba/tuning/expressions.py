@@ -1,7 +1,7 @@
 """Integer expressions and the constraints between them.
 
 Everything here is a plain immutable tree; nothing is solved. `lowering.py` turns a tree into
-propagators, `source()` turns it into Python source for exact evaluation.
+propagators, `source.py` into Python source for exact evaluation.
 
 The meaning of every operator is Python's for integers: `//` rounds to minus infinity and `%`
 takes the sign of the divisor. A constraint in which something is divided by zero, or raised to a
@@ -11,10 +11,11 @@ negative power, is false.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from .balancing import DEEPEST, regrouped
 from .printing import number, shortened, text
+from .source import Writer, evaluator
 
 __all__ = [
     "All",
@@ -38,6 +39,20 @@ _NO_TRUTH = (
     "{what} has no truth value before the problem is solved. "
     "Write `(a < b) & (b < c)` for the chain `a < b < c`, `&` for `and`, `|` for `or`, "
     "`!=` for `not ... ==`, and flashrnn_numba.tuning.minimum/maximum for min/max. Got: {text}"
+)
+
+
+_BRACKETS = (
+    "{sign} joins constraints, got the integer expression `{text}`: {sign} binds more strongly "
+    "than == and <, so put each comparison in brackets, `(x == 3) {sign} (y == 4)`"
+)
+_NO_NOT = (
+    "constraints have no ~: write the opposite comparison, `!=` for `==` or `>` for `<=`, and `|` "
+    "for `&` between them. Got: ~({text})"
+)
+_NO_EQUAL = (
+    "constraints cannot be compared: where both or none shall hold, say so with their opposites, "
+    "`((x > 3) & (y < 5)) | ((x <= 3) & (y >= 5))`. Got: `{text}` and `{other}`"
 )
 
 
@@ -112,6 +127,24 @@ class Expression:
 
     __rtruediv__ = __truediv__
 
+    def __and__(self, other: object) -> Expression:
+        raise TypeError(_BRACKETS.format(sign="&", text=shortened(str(self))))
+
+    __rand__ = __and__
+
+    def __or__(self, other: object) -> Expression:
+        raise TypeError(_BRACKETS.format(sign="|", text=shortened(str(self))))
+
+    __ror__ = __or__
+
+    def __invert__(self) -> Expression:
+        raise TypeError(_NO_NOT.format(text=shortened(str(self))))
+
+    def __xor__(self, other: object) -> Expression:
+        raise TypeError(
+            f"a power is written `{self} ** {other}` in Python, `^` in the text form only"
+        )
+
     def __neg__(self) -> Expression:
         return _binary("*", -1, self)
 
@@ -150,6 +183,10 @@ class Expression:
 
     __repr__ = __str__
 
+    def source(self, writer: Writer) -> str:
+        """Itself as Python source."""
+        return writer.strict([self])
+
 
 class Variable(Expression):
     """An integer variable of one `Problem`; made by `Problem.variable`."""
@@ -180,11 +217,26 @@ class Constraint:
 
     __ror__ = __or__
 
+    def __invert__(self) -> Constraint:
+        raise TypeError(_NO_NOT.format(text=shortened(str(self))))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        text = shortened(str(self))
+        raise TypeError(_NO_EQUAL.format(text=text, other=shortened(str(other))))
+
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TypeError(_NO_TRUTH.format(what="a constraint", text=self))
 
     def __repr__(self) -> str:
         return str(self)
+
+    def source(self, writer: Writer) -> str:
+        """Itself as Python source."""
+        raise NotImplementedError
 
 
 class Comparison(Constraint):
@@ -199,6 +251,9 @@ class Comparison(Constraint):
 
     def __str__(self) -> str:
         return f"{self.left} {self.op} {self.right}"
+
+    def source(self, writer: Writer) -> str:
+        return writer.strict([self.left, self.right], f" {self.op} ")
 
 
 class Member(Constraint):
@@ -215,6 +270,10 @@ class Member(Constraint):
 
     def __str__(self) -> str:
         return f"{self.expression} in [{', '.join(map(number, self.values))}]"
+
+    def source(self, writer: Writer) -> str:
+        values = ", ".join(map(number, self.values))
+        return writer.strict([self.expression], end=f" in {{{values}}}")
 
 
 class _Several(Constraint):
@@ -253,6 +312,9 @@ class All(_Several):
     def __str__(self) -> str:
         return " & ".join(f"({item})" for item in self.items)
 
+    def source(self, writer: Writer) -> str:
+        return f"({' and '.join([item.source(writer) for item in self.items]) or 'True'})"
+
 
 class Any(_Several):
     """At least one of `items` holds."""
@@ -261,6 +323,13 @@ class Any(_Several):
 
     def __str__(self) -> str:
         return " | ".join(f"({item})" for item in self.items)
+
+    def source(self, writer: Writer) -> str:
+        # a division by zero makes its own alternative false, not the others
+        items = [
+            writer.apart(item) if is_partial(item) else item.source(writer) for item in self.items
+        ]
+        return f"({' or '.join(items) or 'False'})"
 
 
 class Truth(Constraint):
@@ -272,6 +341,9 @@ class Truth(Constraint):
         self.value = value
 
     def __str__(self) -> str:
+        return str(self.value)
+
+    def source(self, writer: Writer) -> str:
         return str(self.value)
 
 
@@ -301,7 +373,8 @@ def as_constraint(value: object, where: str) -> Constraint:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return Truth(bool(value))
     hint = (
-        "compare it with something, for example `... == 0`"
+        "compare it with something, for example `... == 0`, and put each comparison in brackets "
+        "where several are joined by & or |"
         if isinstance(value, Expression)
         else "a comparison of expressions, such as `tile * count <= 512`"
     )
@@ -394,96 +467,3 @@ def is_partial(tree: Expression | Constraint) -> bool:
         part.op in ("//", "%") or (part.op == "**" and part.args[1].op != "const")
         for part in parts_of(tree)
     )
-
-
-class _Source:
-    """Python source of trees; `names` maps the id of each variable to an identifier.
-
-    What is long gets a name where it is computed first, as in `(t0 := v0 * v1, t0 + t0 // 2)[-1]`:
-    what is shared is written and computed once, and brackets stay few (Python takes 200).
-    """
-
-    LONG = 60  # characters
-
-    def __init__(self, names: dict[int, str]) -> None:
-        self._names = names
-        self._count = 0  # of names given
-
-    def of(self, tree: Expression | Constraint) -> str:
-        if isinstance(tree, Expression):
-            return self._strict([tree])
-        if isinstance(tree, Comparison):
-            return self._strict([tree.left, tree.right], f" {tree.op} ")
-        if isinstance(tree, Member):
-            values = ", ".join(map(number, tree.values))
-            return self._strict([tree.expression], end=f" in {{{values}}}")
-        if isinstance(tree, All):
-            return f"({' and '.join(map(self.of, tree.items)) or 'True'})"
-        if isinstance(tree, Any):
-            return f"({' or '.join(map(self._alternative, tree.items)) or 'False'})"
-        assert isinstance(tree, Truth)
-        return str(tree.value)
-
-    def _alternative(self, tree: Constraint) -> str:
-        # A division by zero makes its own alternative false, not the others.
-        text = self.of(tree)
-        return f"_holds(lambda: {text})" if is_partial(tree) else text
-
-    def _strict(self, trees: list[Expression], between: str = "", end: str = "") -> str:
-        """Expressions that are all computed, with something between them and at the end."""
-        named: list[str] = []
-        known: dict[int, str] = {}
-        text = between.join([self._text(tree, named, known) for tree in trees]) + end
-        return f"({', '.join([*named, text])})[-1]" if named else f"({text})"
-
-    def _text(self, tree: Expression, named: list[str], known: dict[int, str]) -> str:
-        op = tree.op
-        if op == "var":
-            return self._names[id(tree)]
-        if op == "const":
-            return f"({number(tree.value)})" if tree.value < 0 else number(tree.value)
-        text = known.get(id(tree))
-        if text is not None:
-            return text
-        args = [self._text(arg, named, known) for arg in tree.args]
-        if op in ("min", "max"):
-            text = f"{op}({', '.join(args)})"
-        elif op == "**" and tree.args[1].op != "const":
-            text = f"_power({args[0]}, {args[1]})"
-        else:
-            text = f"({args[0]} {op} {args[1]})"
-        if len(text) > self.LONG:
-            named.append(f"t{self._count} := {text}")
-            text = f"t{self._count}"
-            self._count += 1
-        known[id(tree)] = text
-        return text
-
-
-def _power(base: int, exponent: int) -> int:
-    if exponent < 0:
-        raise ZeroDivisionError("a negative power is not an integer")
-    return int(base**exponent)
-
-
-def _holds(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except ZeroDivisionError:
-        return False
-
-
-def evaluator(
-    trees: list[tuple[Expression | Constraint, list[Variable]]],
-) -> list[Callable[..., int]]:
-    """One compiled function per (tree, variables); its arguments are the variables' values.
-
-    Each may raise ZeroDivisionError. The names in the compiled source are ours (v0, v1, ...),
-    so no text of the user's is ever executed.
-    """
-    parts = []
-    for tree, variables in trees:
-        names = {id(v): f"v{n}" for n, v in enumerate(variables)}
-        parts.append(f"lambda {', '.join(names.values())}: {_Source(names).of(tree)}")
-    scope = {"_power": _power, "_holds": _holds, "min": min, "max": max, "__builtins__": {}}
-    return list(eval(f"[{', '.join(parts)}]", scope)) if parts else []
