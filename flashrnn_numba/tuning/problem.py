@@ -10,13 +10,14 @@ p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 from . import constrint
 from .clock import Clock, Limit
 from .conflicts import Conflict
+from .expressions import Any as AnyOf
 from .expressions import (
     Comparison,
     Constraint,
@@ -27,6 +28,7 @@ from .expressions import (
     evaluator,
     variables_of,
 )
+from .lowering import Model
 from .printing import shortened
 from .search import SearchLimit, Stats, solutions
 
@@ -121,6 +123,22 @@ class Problem:
         name = self._another(shortened(str(part)) if name is None else name)
         self._constraints[name] = Requirement(name, unit, part)
 
+    def exclude(self, solution: Mapping[str, int], name: str | None = None) -> None:
+        """Add the constraint that the solution is another one: not all of these values at once.
+
+        solution -- as `solve` returns it, or some of it: {"tile": 8} leaves no solution with that
+            tile. name -- as in `require`.
+        """
+        parts = []
+        for key, value in solution.items():
+            if key not in self._variables:
+                raise ValueError(
+                    f"solution: no variable {key!r}, expected some of "
+                    f"{', '.join(self._variables) or 'none'}"
+                )
+            parts.append(self._variables[key] != value)
+        self.require(AnyOf(parts), name if name or parts else "another solution than {}")
+
     def _another(self, name: str) -> str:
         """`name`, or `name (2)`, `name (3)`, ... where it is taken."""
         chosen, n = name, 1
@@ -161,7 +179,9 @@ class Problem:
         With minimize or maximize the answer is proven optimal (branch and bound). A solution at
         which the objective divides by zero does not count.
         node_limit, time_limit (seconds) -- raise `SearchLimit` when reached; its `best` is the
-            best solution found until then.
+            best solution found until then. A node is a branch of the search. A small problem with
+            a cost is enumerated (see `Stats.rows`) and has no nodes, so it is answered under any
+            node_limit: its table is never longer than 65,536 rows. time_limit holds for both.
         """
         if minimize is not None and maximize is not None:
             raise ValueError(
@@ -220,6 +240,28 @@ class Problem:
                 yield self._named(values)
         except Limit as limit:
             raise self._limit_error(limit, None) from None
+
+    def domains(self, *, time_limit: float | None = None) -> dict[str, Sequence[int]] | None:
+        """The values that propagation alone leaves to each variable, ascending (a range or a
+        tuple); None if it finds that there is no solution. No search: not each of the values need
+        be part of a solution.
+
+        time_limit (seconds) -- raises `SearchLimit` when reached.
+        """
+        _check_limits(None, time_limit)
+        self.stats = stats = Stats()
+        clock = Clock(perf_counter(), time_limit)
+        try:
+            model = Model(self.variables, [r.constraint for r in self.constraints], clock=clock)
+            possible = not model.infeasible and model.store.propagate()
+        except Limit as limit:
+            stats.seconds = clock.seconds()
+            raise self._limit_error(limit, None) from None
+        stats.propagations, stats.seconds = model.store.propagations, clock.seconds()
+        if not possible:
+            return None
+        values = [model.store.values(x) for x in model.nodes]
+        return dict(zip(self._variables, values, strict=True))
 
     def conflict(
         self, *, node_limit: int | None = 50_000, time_limit: float | None = None

@@ -26,7 +26,8 @@ class Stats:
     nodes -- branches taken; failures -- branches that propagation or a final check refuted;
     propagations -- runs of a propagator; seconds -- wall time, with building the model;
     first -- wall time to the first solution, None if there was none; solutions -- how many came;
-    rows -- (partial) assignments that were enumerated instead: then there are no branches.
+    rows -- (partial) assignments that were enumerated instead: then there are no branches, and
+    node_limit does not apply.
     """
 
     nodes: int = 0

@@ -151,6 +151,43 @@ def test_order_of_values_follows_preference():
     assert p.solve() == {"a": 4, "b": 0}
 
 
+def test_solutions_seen_can_be_excluded():
+    p = Problem.parse("A == [1, 2]; B == [3, 4]")
+    seen = []
+    while (found := p.solve()) is not None:
+        seen.append(found)
+        p.exclude(found)
+    assert seen == [{"A": a, "B": b} for a in (1, 2) for b in (3, 4)]
+    assert p.constraints[-1].name == "(A != 2) | (B != 4)"
+    q = Problem.parse("A == [1, 2]; B == [3, 4]")
+    q.exclude({"A": 1}, name="seen")
+    assert [s["A"] for s in q.solutions()] == [2, 2]
+    again = Problem.parse(p.to_text())  # exclusions are part of the text
+    assert again.solve() is None
+    with pytest.raises(ValueError, match=r"solution: no variable 'C', expected some of A, B"):
+        q.exclude({"A": 1, "C": 3})
+    q.exclude({})  # nothing can be different from nothing
+    assert q.solve() is None
+
+
+def test_domains_are_what_propagation_leaves():
+    p = Problem.parse("512 % A * 4 == 0; A * B == 512; B <= 100; C >= 7; C <= 9")
+    found = p.domains()
+    assert set(found["A"]) == {8, 16, 32, 64, 128}
+    assert set(found["B"]) == {4, 8, 16, 32, 64}
+    assert found["C"] == range(7, 10)
+    assert (p.stats.nodes, p.stats.rows) == (0, 0)
+    assert p.stats.propagations > 0
+    p.require(p.variables[0] * 3 == p.variables[2])
+    assert p.domains() is None
+    assert Problem().domains() == {}
+    large = Problem()
+    large.variable("x", range(0, 10**12, 16))
+    assert large.domains() == {"x": range(0, 10**12, 16)}
+    with pytest.raises(SearchLimit, match=r"time_limit=0 reached"):
+        pigeons(5).domains(time_limit=0)
+
+
 def test_best_few_are_the_cheapest_in_order():
     p = Problem()
     a, b = p.variable("a", range(1, 30)), p.variable("b", range(1, 30))
