@@ -84,8 +84,8 @@ def solutions(
     """(values, cost) of solutions: all of them, or with an objective some that get better and
     better, the `keep` best among them. Raises Limit."""
     clock = Clock(start, time_limit)
+    table, model = None, None
     try:
-        table = None
         if objective is not None:
             table = enumerate_all(variables, constraints, [objective], clock)
         if table is None or objective is None:
@@ -94,6 +94,7 @@ def solutions(
             return
     except Limit:
         stats.seconds = clock.seconds()
+        stats.propagations = 0 if model is None else model.store.propagations
         raise
     best = table.cheapest(objective)[:keep]
     costs = table.costs(objective)

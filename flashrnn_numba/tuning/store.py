@@ -19,8 +19,8 @@ __all__ = ["Fail", "Store", "divisors"]
 # (x < y and y < x over a million values) are then halved by the search instead.
 CREEP = 24
 LOOK = 64  # steps of propagation, or ...
-DIVISORS = 1 << 16  # of a number, at most
 TRIALS = 256  # ... values tried, between two looks at the clock
+DIVISORS = 1 << 16  # of a number, at most
 
 
 class Fail(Exception):  # noqa: N818 -- an event of the search, never an error of the user's

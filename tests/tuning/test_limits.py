@@ -77,7 +77,7 @@ def test_time_limit_holds_within_one_run_of_propagation(ticking):
     p.require((a < b) & (b < c) & (c < a))
     with pytest.raises(SearchLimit, match=r"time_limit=5 reached after 0 nodes"):
         p.solve(time_limit=5)
-    assert p.stats.propagations < 300
+    assert 0 < p.stats.propagations < 300
 
 
 POWERS = {
