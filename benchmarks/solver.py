@@ -1,10 +1,11 @@
-"""How fast the tiling solver is: `python benchmarks/solver.py [--json FILE] [--repeat N]`.
+"""How fast the tiling solver is: `python -m benchmarks.solver [--json FILE] [--repeat N]`.
 
-Two kinds of problem. "FlashRNN" is the problem that FlashRNN states for its own LSTM kernel on an
+Three kinds of problem. "FlashRNN" is the problem that FlashRNN states for its own LSTM kernel on an
 H200 (28 variables to refine, two passes, products of up to six variables), in our words, with
 ConstrINT's time for its first solution beside it (measured.md section 1; another run of the same
-kind of CPU, so a scale and not a race). "tiling" is a problem of the size that this package's own
-kernels pose.
+kind of CPU, so a scale and not a race). "FlashRNN's text" is the same in its own words and order
+of values, read from the package flashrnn where that is installed (published.py), and skipped where
+not. "tiling" is a problem of the size that this package's own kernels pose.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from functools import partial
 from pathlib import Path
 
 from flashrnn_numba.tuning import Constraint, Device, Expression, Problem, maximum
+
+from . import published
 
 # Head dim x heads -> seconds to ConstrINT's first solution.
 CONSTRINT_SECONDS = {(64, 12): 9.7, (256, 3): 13.2, (768, 1): 24.2, (1024, 1): 16.0}
@@ -189,12 +192,12 @@ def measure(build: Callable[[], tuple[Problem, Expression]], repeat: int) -> dic
     }
 
 
-def measure_text(text: str, repeat: int) -> dict[str, object]:
+def measure_text(text: str, repeat: int, prefer: dict[str, str] | None = None) -> dict[str, object]:
     """Fastest of `repeat`: read a problem from ConstrINT's text form, find a first solution."""
     times = []
     for _ in range(repeat):
         start = time.perf_counter()
-        problem = Problem.parse(text)
+        problem = Problem.parse(text, prefer)
         assert problem.solve() is not None
         times.append(time.perf_counter() - start)
     return {
@@ -216,9 +219,25 @@ def rows(repeat: int) -> list[dict[str, object]]:
         table.append({"problem": name} | row | {"constrint_ms": seconds * 1e3})
         row = measure_text(flashrnn_lstm(head_dim, heads)[0].to_text(), repeat)
         table.append({"problem": f"{name}, as text"} | row | {"constrint_ms": seconds * 1e3})
+    table += published_rows(repeat)
     for shape in SHAPES:
         row = measure(partial(tiling, *shape), repeat)
         table.append({"problem": "tiling {} x {}, B {}".format(*shape)} | row)
+    return table
+
+
+def published_rows(repeat: int) -> list[dict[str, object]]:
+    """First solutions of FlashRNN's own text; none where it is not installed."""
+    table = []
+    for (head_dim, heads), seconds in CONSTRINT_SECONDS.items():
+        try:
+            text, prefer = published.lstm(head_dim, heads, H200)
+        except published.PublishedError as error:
+            print(f"FlashRNN's text skipped: {error}")
+            return []
+        row = measure_text(text, repeat, prefer)
+        name = f"FlashRNN's text {head_dim} x {heads}"
+        table.append({"problem": name} | row | {"constrint_ms": seconds * 1e3})
     return table
 
 

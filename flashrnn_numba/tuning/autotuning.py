@@ -32,7 +32,7 @@ Measure = Callable[[Solution], float]
 def tries() -> int:
     """How many tilings to measure: FLASHRNN_NUMBA_AUTOTUNE, 0 (off) by default."""
     text = os.environ.get(AUTOTUNE, "").strip() or "0"
-    if not text.isdigit():
+    if not text.isdecimal():  # "²" is a digit, and no number
         raise ValueError(
             f"{AUTOTUNE} must be the number of tilings to measure, 0 for none; got {text!r}"
         )

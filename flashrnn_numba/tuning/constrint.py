@@ -9,16 +9,20 @@
 Statements end with `;` and may run over several lines. A variable is whatever is not a number;
 its domain is 1 .. 2 ** 30 (ConstrINT's) and shrinks to its list. A list stands alone on one side
 of a comparison, which then holds if it holds for one of the values. `-` and `//` are read too
-(ConstrINT has neither). The rules are those of
-https://github.com/NX-AI/flashrnn/blob/main/flashrnn/autotune/constrint.py (the grammar in its
-header); one differs: ConstrINT drops brackets, so `A * (B + C)` is `A * B + C` there. Here
-brackets group. FlashRNN's own problems use them only where it makes no difference.
+(ConstrINT has neither). `//` divides and starts no comment: what stands behind it must have been
+named before, so that a comment meant for another language is an error and not a divisor.
+
+The rules are those of https://github.com/NX-AI/flashrnn/blob/main/flashrnn/autotune/constrint.py
+(the grammar in its header) but for two: ConstrINT drops brackets, so `A * (B + C)` is `A * B + C`
+there; here brackets group. It also skips an empty alternative (`A == 3 |`), which is an error here.
+FlashRNN's own problems use brackets only where it makes no difference.
 """
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .expressions import (
@@ -31,6 +35,7 @@ from .expressions import (
     Variable,
     as_expression,
 )
+from .printing import shortened
 
 if TYPE_CHECKING:
     from .problem import Problem
@@ -38,82 +43,145 @@ if TYPE_CHECKING:
 __all__ = ["DOMAIN", "read", "write"]
 
 DOMAIN = range(1, (1 << 30) + 1)
+DIGITS = 4000  # of a number, at most
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_]\w*)|(==|!=|<=|>=|\|\||//|[-<>%+*^()\[\],|]))")
 _COMPARE = ("==", "!=", "<=", "<", ">=", ">")
+_STRENGTH = {"%": 1, "+": 2, "-": 2, "*": 3, "//": 3, "**": 4}
+_APPLY: dict[str, Callable[[Expression, Expression], Expression]] = {
+    "%": operator.mod,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "**": operator.pow,
+}
 
 
-def read(text: str, problem: Problem) -> None:
+def read(text: str, problem: Problem, prefer: Mapping[str, str] | None = None) -> None:
     """Add the variables and constraints of `text` to `problem`.
 
-    Raises ValueError with the statement and the place where it cannot be read.
+    prefer -- for some variables, by name: "smallest" or "largest", see `Problem.variable`.
+
+    Raises ValueError with the statement, and the line and column where it cannot be read.
     """
     if not isinstance(text, str):
         raise TypeError(f"text: expected a str, got {type(text).__name__}")
-    bare = re.sub(r"#[^\n]*", "", text)
-    variables: dict[str, Variable] = {}
-    for statement in bare.split(";"):
-        squeezed = " ".join(statement.split())
-        if squeezed:
-            problem.require(_Reader(squeezed, problem, variables).statement(), name=squeezed)
+    bare = re.sub(r"#[^\n]*", lambda comment: " " * len(comment[0]), text)  # places stay
+    names = _Names(problem, prefer or {})
+    for match in re.finditer(r"[^;]+", bare):
+        if match[0].strip():
+            reader = _Reader(bare, match.start(), match.end(), names)
+            problem.require(reader.statement(), name=reader.quoted)
+    names.check()
+
+
+class _Names:
+    """The variables of a text, which come into being when they are first named."""
+
+    def __init__(self, problem: Problem, prefer: Mapping[str, str]) -> None:
+        self._problem = problem
+        self._prefer = prefer
+        self.known: dict[str, Variable] = {}
+
+    def variable(self, name: str) -> Variable:
+        if name not in self.known:
+            prefer = self._prefer.get(name, "smallest")
+            self.known[name] = self._problem.variable(name, DOMAIN, prefer)
+        return self.known[name]
+
+    def check(self) -> None:
+        for name in self._prefer:
+            if name not in self.known:
+                raise ValueError(
+                    f"prefer: the text has no variable {name!r}, expected some of "
+                    f"{', '.join(self.known) or 'none'}"
+                )
 
 
 class _Reader:
-    """A recursive-descent reader of one statement."""
+    """A reader of one statement, from `start` to `stop` of the text."""
 
-    def __init__(self, text: str, problem: Problem, variables: dict[str, Variable]) -> None:
+    def __init__(self, text: str, start: int, stop: int, names: _Names) -> None:
         self.text = text
-        self.problem = problem
-        self.variables = variables
+        self.stop = start + len(text[start:stop].rstrip())
+        self.names = names
+        self.quoted = " ".join(text[start:stop].split())
         self.tokens: list[tuple[str, int]] = []
-        at = 0
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                raise self.error(at + len(text[at:]) - len(text[at:].lstrip()), "a known sign")
-            self.tokens.append((match[0].strip(), match.end() - len(match[0].strip())))
-            at = match.end()
         self.at = 0
+        place = start
+        while place < self.stop:
+            match = _TOKEN.match(text, place, self.stop)
+            if match is None:
+                raise self.error(self.stop - len(text[place : self.stop].lstrip()), "a known sign")
+            token = match[0].lstrip()
+            place = match.end()
+            self.tokens.append((token, place - len(token)))
+        self.tokens.append(("", self.stop))
+
+    # -- tokens ------------------------------------------------------------------------------
 
     def error(self, place: int, expected: str) -> ValueError:
-        found = repr(self.text[place : place + 12]) if place < len(self.text) else "the end"
+        found = self.text[place : min(place + 12, self.stop)].partition("\n")[0]
+        return self.refusal(
+            place, f"expected {expected}, found {repr(found) if found else 'the end'}"
+        )
+
+    def refusal(self, place: int, reason: str) -> ValueError:
+        line = self.text.count("\n", 0, place) + 1
+        column = place - self.text.rfind("\n", 0, place)
+        divides = any(token == "//" for token, _ in self.tokens)
+        hint = " (`//` divides; a comment starts with `#`)" if divides else ""
         return ValueError(
-            f"cannot read the statement `{self.text}`: at character {place + 1} expected "
-            f"{expected}, found {found}"
+            f"line {line}, column {column}: cannot read the statement `{shortened(self.quoted)}`: "
+            f"{reason}{hint}"
         )
 
     def peek(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
+        return self.tokens[self.at][0]
+
+    def place(self) -> int:
+        return self.tokens[self.at][1]
 
     def take(self, *signs: str) -> str:
         """The next token if it is one of `signs`, else an empty string."""
-        token = self.peek()
-        if token and token in signs:
-            self.at += 1
-            return token
-        return ""
+        token = self.tokens[self.at][0]
+        if token not in signs:
+            return ""
+        self.at += 1
+        return token
 
     def expected(self, what: str) -> ValueError:
-        at_end = self.at >= len(self.tokens)
-        return self.error(len(self.text) if at_end else self.tokens[self.at][1], what)
+        return self.error(self.place(), what)
+
+    def number(self, what: str) -> int:
+        token = self.peek()
+        if not token.isdigit():
+            raise self.expected(what)
+        if len(token) > DIGITS:
+            raise self.expected(f"a number of at most {DIGITS} digits")
+        self.at += 1
+        return int(token)
+
+    # -- statements --------------------------------------------------------------------------
 
     def statement(self) -> Constraint:
         parts = [self.comparison()]
         while self.take("|", "||"):
-            if self.peek():
-                parts.append(self.comparison())
+            parts.append(self.comparison())
         if self.peek():
             raise self.expected("`;`, `|` or an operator")
         return parts[0] if len(parts) == 1 else Any(parts)
 
     def comparison(self) -> Constraint:
+        place = self.place()
         left = self.side()
         op = self.take(*_COMPARE)
         if not op:
             raise self.expected("a comparison (" + " ".join(_COMPARE) + ")")
         right = self.side()
         if isinstance(left, list) and isinstance(right, list):
-            raise self.error(0, "a list on one side only")
+            raise self.error(place, "a list on one side only")
         if isinstance(left, list):
             return self.either(left, op, right, lambda v, x: Comparison(op, v, x))
         return self.either(right, op, left, lambda v, x: Comparison(op, x, v))
@@ -134,70 +202,72 @@ class _Reader:
 
     def side(self) -> list[int] | Expression:
         if not self.take("["):
-            return self.remainder()
+            return self.expression()
         values = []
         while True:
-            token = self.peek()
-            if not token.isdigit():
-                raise self.expected("a number")
-            values.append(int(token))
-            self.at += 1
+            values.append(self.number("a number"))
             if self.take("]"):
                 return values
             if not self.take(","):
                 raise self.expected("`,` or `]`")
 
-    def remainder(self) -> Expression:
-        value = self.sum()
-        while self.take("%"):
-            value = value % self.sum()
-        return value
+    # -- expressions: a loop, since brackets may be many -----------------------------------------
 
-    def sum(self) -> Expression:
-        value = self.product()
-        while op := self.take("+", "-"):
-            value = value + self.product() if op == "+" else value - self.product()
-        return value
+    def expression(self) -> Expression:
+        values: list[Expression] = []
+        waiting: list[str] = []  # operators and open brackets
+        while True:
+            while self.take("("):
+                waiting.append("(")
+            values.append(self.power(self.atom()))
+            while "(" in waiting and self.take(")"):
+                self.apply(values, waiting, 0)
+                waiting.pop()
+                values.append(self.power(values.pop()))
+            op = self.take("%", "+", "-", "*", "//")
+            if not op:
+                if "(" in waiting:
+                    raise self.expected("`)`")
+                self.apply(values, waiting, 0)
+                return values[0]
+            self.apply(values, waiting, _STRENGTH[op])
+            waiting.append(op)
 
-    def product(self) -> Expression:
-        value = self.power()
-        while op := self.take("*", "//"):
-            value = value * self.power() if op == "*" else value // self.power()
-        return value
+    def apply(self, values: list[Expression], waiting: list[str], strength: int) -> None:
+        """Operators that bind at least so strongly, back to the last open bracket."""
+        while waiting and waiting[-1] != "(" and _STRENGTH[waiting[-1]] >= strength:
+            right, left = values.pop(), values.pop()
+            values.append(self.combined(waiting.pop(), left, right))
 
-    def power(self) -> Expression:
-        base = self.atom()
+    def combined(self, op: str, left: Expression, right: Expression) -> Expression:
+        try:
+            return _APPLY[op](left, right)
+        except ValueError as error:  # nested too deep
+            raise self.refusal(self.place(), str(error)) from None
+
+    def power(self, base: Expression) -> Expression:
         if not self.take("^"):
             return base
-        token = self.peek()
-        if not token.isdigit():
-            raise self.expected("a number as the exponent of ^")
-        self.at += 1
-        return base ** int(token)
+        exponent = as_expression(self.number("a number as the exponent of ^"))
+        return self.combined("**", base, exponent)
 
     def atom(self) -> Expression:
         token = self.peek()
         if token == "[":
             raise self.expected("a term (a list stands alone on one side of a comparison)")
-        if self.take("("):
-            inner = self.remainder()
-            if not self.take(")"):
-                raise self.expected("`)`")
-            return inner
         if token.isdigit():
-            self.at += 1
-            return as_expression(int(token))
+            return as_expression(self.number("a number"))
         if not token or not (token[0].isalpha() or token[0] == "_"):
             raise self.expected("a variable, a number or `(`")
+        if token not in self.names.known and self.at and self.tokens[self.at - 1][0] == "//":
+            raise self.expected(
+                f"a number or a variable that was named before, such as by `{token} >= 1;`"
+            )
         self.at += 1
-        if token not in self.variables:
-            self.variables[token] = self.problem.variable(token, DOMAIN)
-        return self.variables[token]
+        return self.names.variable(token)
 
 
 # -- writing -----------------------------------------------------------------------------------
-
-_STRENGTH = {"%": 1, "+": 2, "-": 2, "*": 3, "//": 3, "**": 4}
 
 
 def write(problem: Problem) -> str:

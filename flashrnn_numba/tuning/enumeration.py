@@ -15,6 +15,7 @@ from typing import Any as Anything
 
 import numpy as np
 
+from .clock import Clock
 from .expressions import (
     All,
     Any,
@@ -26,6 +27,7 @@ from .expressions import (
     Variable,
     variables_of,
 )
+from .spans import Span, span_of
 
 __all__ = ["Table", "enumerate_all"]
 
@@ -35,7 +37,6 @@ LARGEST = 1 << 62  # numbers at most
 
 Value = Anything  # an int, or an array of int64 with one number a row
 Bad = Anything  # rows where something was divided by zero, or None
-Span = tuple[int, int]  # the smallest and the largest that a number can be
 
 _COMPARE = {
     "==": operator.eq,
@@ -60,10 +61,11 @@ class TooLargeError(Exception):
 class Table:
     """All assignments of some variables that satisfy the constraints on them.
 
-    rows -- how many; seen -- how many were looked at on the way.
+    rows -- how many; seen -- how many were looked at on the way. clock -- for the time limit.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.rows = 1
         self.seen = 0
         self.columns: dict[int, np.ndarray] = {}
@@ -97,10 +99,11 @@ class Table:
         return [int(self.columns[id(v)][number]) for v in variables]
 
     def filter(self, constraints: Sequence[Constraint]) -> None:
+        kept: Anything = True
+        for constraint in constraints:
+            self._clock.look()
+            kept = kept & self.holds(constraint)
         if constraints:
-            kept = self.holds(constraints[0])
-            for constraint in constraints[1:]:
-                kept = kept & self.holds(constraint)
             self.keep(kept)
 
     def keep(self, mask: Anything) -> None:
@@ -173,11 +176,14 @@ def _unless(holds: Anything, bad: Bad) -> Anything:
 
 
 def enumerate_all(
-    variables: Sequence[Variable], constraints: Sequence[Constraint], others: Sequence[Expression]
+    variables: Sequence[Variable],
+    constraints: Sequence[Constraint],
+    others: Sequence[Expression],
+    clock: Clock,
 ) -> Table | None:
     """The table of all solutions; None where a search must do it.
 
-    others -- expressions that will be asked of the table.
+    others -- expressions that will be asked of the table. clock -- raises Limit in time.
     """
     if prod(len(v.domain) for v in variables) > BOX:
         return None
@@ -186,7 +192,7 @@ def enumerate_all(
         size = _Size()
         for part, _ in parts:
             size.check(part)
-        table = _joined(variables, parts)
+        table = _joined(variables, parts, Table(clock))
         # of a table without rows nothing is asked
         for expression in others if table.rows else ():
             size.span(expression)
@@ -195,8 +201,9 @@ def enumerate_all(
         return None
 
 
-def _joined(variables: Sequence[Variable], parts: list[tuple[Constraint, list[Variable]]]) -> Table:
-    table = Table()
+def _joined(
+    variables: Sequence[Variable], parts: list[tuple[Constraint, list[Variable]]], table: Table
+) -> Table:
     missing = [(part, {id(v): v for v in scope}) for part, scope in parts]
     rest = {id(v): v for v in variables}
     table.filter([part for part, scope in missing if not scope])
@@ -272,37 +279,11 @@ class _Size:
 
     def _apply(self, tree: Expression) -> Span:
         spans = [self.span(arg) for arg in tree.args]
-        if tree.op in ("min", "max"):
-            pick = min if tree.op == "min" else max
-            return pick(low for low, _ in spans), pick(high for _, high in spans)
-        (low, high), (least, most) = spans
-        if tree.op == "+":
-            return low + least, high + most
-        if tree.op == "-":
-            return low - most, high - least
-        if tree.op == "*":
-            corners = [x * y for x in (low, high) for y in (least, most)]
-            return min(corners), max(corners)
-        if tree.op == "//":
-            return _quotient((low, high), (least, most))
-        if tree.op == "%":
-            return (0, max(0, most - 1)) if least >= 0 else _both(max(-least, most))
-        assert tree.op == "**"
-        size = max(-low, high)
-        if size > 1 and most > 64:
-            raise TooLargeError
-        return _both(size ** max(0, most) if size > 1 else 1)
-
-
-def _quotient(number: Span, divisor: Span) -> Span:
-    """A table divides by 1 where it should by 0."""
-    if number[0] >= 0 and divisor[0] >= 0:
-        return 0, number[1] // max(1, divisor[0])
-    return _both(max(-number[0], number[1]) + 1)  # -1 // 5 is -1
-
-
-def _both(size: int) -> Span:
-    return -size, size
+        if tree.op == "**":
+            (low, high), (_, most) = spans
+            if max(-low, high) > 1 and most > 64:
+                raise TooLargeError
+        return span_of(tree.op, spans)
 
 
 def _small(span: Span) -> Span:

@@ -1,7 +1,7 @@
 """Integer expressions and the constraints between them.
 
 Everything here is a plain immutable tree; nothing is solved. `lowering.py` turns a tree into
-propagators, `source()` turns it into Python source for exact evaluation.
+propagators, `source.py` into Python source for exact evaluation.
 
 The meaning of every operator is Python's for integers: `//` rounds to minus infinity and `%`
 takes the sign of the divisor. A constraint in which something is divided by zero, or raised to a
@@ -11,7 +11,11 @@ negative power, is false.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+
+from .balancing import DEEPEST, regrouped
+from .printing import number, shortened, text
+from .source import Writer, evaluator
 
 __all__ = [
     "All",
@@ -26,7 +30,10 @@ __all__ = [
     "evaluator",
     "maximum",
     "minimum",
+    "variables_of",
 ]
+
+ALTERNATIONS = 20  # of & and | inside each other, at most
 
 _NO_TRUTH = (
     "{what} has no truth value before the problem is solved. "
@@ -35,22 +42,40 @@ _NO_TRUTH = (
 )
 
 
+_BRACKETS = (
+    "{sign} joins constraints, got the integer expression `{text}`: {sign} binds more strongly "
+    "than == and <, so put each comparison in brackets, `(x == 3) {sign} (y == 4)`"
+)
+_NO_NOT = (
+    "constraints have no ~: write the opposite comparison, `!=` for `==` or `>` for `<=`, and `|` "
+    "for `&` between them. Got: ~({text})"
+)
+_NO_EQUAL = (
+    "constraints cannot be compared: where both or none shall hold, say so with their opposites, "
+    "`((x > 3) & (y < 5)) | ((x <= 3) & (y >= 5))`. Got: `{text}` and `{other}`"
+)
+
+
 class Expression:
     """An integer expression: `op` applied to `args`.
 
     `op` is one of "var", "const", "+", "-", "*", "//", "%", "**", "min", "max".
-    Built by arithmetic on the variables that `Problem.variable` returns.
+    Built by arithmetic on the variables that `Problem.variable` returns. `depth` is how many
+    operations are inside each other: bounded, so that trees can be walked by recursion.
     """
 
-    __slots__ = ("args", "op", "value")
+    __slots__ = ("args", "depth", "op", "value")
 
     # Tell numpy scalars to leave `numpy.int64(4) * expression` to __rmul__.
     __array_ufunc__ = None
 
-    def __init__(self, op: str, args: tuple[Expression, ...] = (), value: int = 0) -> None:
+    def __init__(
+        self, op: str, args: tuple[Expression, ...] = (), value: int = 0, depth: int = 0
+    ) -> None:
         self.op = op
         self.args = args
         self.value = value  # of a constant
+        self.depth = depth
 
     def __add__(self, other: object) -> Expression:
         return _binary("+", self, other)
@@ -89,7 +114,7 @@ class Expression:
                 f"exponent of **: got {exponent.value}, expected an integer >= 0; "
                 "write a quotient as `a // b ** n`"
             )
-        return Expression("**", (self, exponent))
+        return _binary("**", self, exponent)
 
     def __rpow__(self, other: object) -> Expression:
         return _binary("**", other, self)
@@ -101,6 +126,24 @@ class Expression:
         )
 
     __rtruediv__ = __truediv__
+
+    def __and__(self, other: object) -> Expression:
+        raise TypeError(_BRACKETS.format(sign="&", text=shortened(str(self))))
+
+    __rand__ = __and__
+
+    def __or__(self, other: object) -> Expression:
+        raise TypeError(_BRACKETS.format(sign="|", text=shortened(str(self))))
+
+    __ror__ = __or__
+
+    def __invert__(self) -> Expression:
+        raise TypeError(_NO_NOT.format(text=shortened(str(self))))
+
+    def __xor__(self, other: object) -> Expression:
+        raise TypeError(
+            f"a power is written `{self} ** {other}` in Python, `^` in the text form only"
+        )
 
     def __neg__(self) -> Expression:
         return _binary("*", -1, self)
@@ -136,9 +179,13 @@ class Expression:
         raise TypeError(_NO_TRUTH.format(what="an integer expression", text=self))
 
     def __str__(self) -> str:
-        return _text(self)
+        return text(self)
 
     __repr__ = __str__
+
+    def source(self, writer: Writer) -> str:
+        """Itself as Python source."""
+        return writer.strict([self])
 
 
 class Variable(Expression):
@@ -158,6 +205,7 @@ class Constraint:
     """What `Problem.require` takes. Combine with `&` (both) and `|` (at least one)."""
 
     __slots__ = ()
+    depth: int = 0  # how many & and | are inside each other
 
     def __and__(self, other: object) -> Constraint:
         return All((self, as_constraint(other, "&")))
@@ -169,11 +217,26 @@ class Constraint:
 
     __ror__ = __or__
 
+    def __invert__(self) -> Constraint:
+        raise TypeError(_NO_NOT.format(text=shortened(str(self))))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        text = shortened(str(self))
+        raise TypeError(_NO_EQUAL.format(text=text, other=shortened(str(other))))
+
+    __hash__ = object.__hash__
+
     def __bool__(self) -> bool:
         raise TypeError(_NO_TRUTH.format(what="a constraint", text=self))
 
     def __repr__(self) -> str:
         return str(self)
+
+    def source(self, writer: Writer) -> str:
+        """Itself as Python source."""
+        raise NotImplementedError
 
 
 class Comparison(Constraint):
@@ -189,6 +252,9 @@ class Comparison(Constraint):
     def __str__(self) -> str:
         return f"{self.left} {self.op} {self.right}"
 
+    def source(self, writer: Writer) -> str:
+        return writer.strict([self.left, self.right], f" {self.op} ")
+
 
 class Member(Constraint):
     """`expression` is one of `values` (sorted, each once)."""
@@ -203,31 +269,67 @@ class Member(Constraint):
         self.values = tuple(sorted({number.value for number in numbers}))
 
     def __str__(self) -> str:
-        return f"{self.expression} in {list(self.values)}"
+        return f"{self.expression} in [{', '.join(map(number, self.values))}]"
+
+    def source(self, writer: Writer) -> str:
+        values = ", ".join(map(number, self.values))
+        return writer.strict([self.expression], end=f" in {{{values}}}")
 
 
-class All(Constraint):
-    """Every one of `items` holds."""
+class _Several(Constraint):
+    """Constraints joined by & or |. Those of one kind inside each other are one: `a & b & c` has
+    three items."""
 
-    __slots__ = ("items",)
+    __slots__ = ("depth", "items")
 
     def __init__(self, items: Iterable[Constraint]) -> None:
-        self.items = tuple(items)
+        flat: list[Constraint] = []
+        depth = 0
+        for item in items:
+            inner = item.depth
+            if isinstance(item, _Several) and type(item) is type(self):
+                flat += item.items
+                inner -= 1
+            else:
+                flat.append(item)
+            if inner > depth:
+                depth = inner
+        self.items: tuple[Constraint, ...] = tuple(flat)
+        self.depth = depth + 1
+        if self.depth > ALTERNATIONS:
+            raise ValueError(
+                f"& and | are inside each other {self.depth} levels deep, expected at most "
+                f"{ALTERNATIONS}: require the parts of an & one by one, or give an inner part a "
+                f"variable with the values 0 and 1. Got: {shortened(str(self))}"
+            )
+
+
+class All(_Several):
+    """Every one of `items` holds."""
+
+    __slots__ = ()
 
     def __str__(self) -> str:
         return " & ".join(f"({item})" for item in self.items)
 
+    def source(self, writer: Writer) -> str:
+        return f"({' and '.join([item.source(writer) for item in self.items]) or 'True'})"
 
-class Any(Constraint):
+
+class Any(_Several):
     """At least one of `items` holds."""
 
-    __slots__ = ("items",)
-
-    def __init__(self, items: Iterable[Constraint]) -> None:
-        self.items = tuple(items)
+    __slots__ = ()
 
     def __str__(self) -> str:
         return " | ".join(f"({item})" for item in self.items)
+
+    def source(self, writer: Writer) -> str:
+        # a division by zero makes its own alternative false, not the others
+        items = [
+            writer.apart(item) if is_partial(item) else item.source(writer) for item in self.items
+        ]
+        return f"({' or '.join(items) or 'False'})"
 
 
 class Truth(Constraint):
@@ -241,6 +343,9 @@ class Truth(Constraint):
     def __str__(self) -> str:
         return str(self.value)
 
+    def source(self, writer: Writer) -> str:
+        return str(self.value)
+
 
 def as_expression(value: object) -> Expression:
     """`value` as an expression; TypeError unless it is one or an integer."""
@@ -252,7 +357,7 @@ def as_expression(value: object) -> Expression:
             "a comparison cannot be used as a number, and `a < b < c` is `(a < b) & (b < c)`"
         )
     try:
-        return Expression("const", value=operator.index(value))  # type: ignore[arg-type]
+        return Expression("const", (), operator.index(value))  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"expected an integer or an expression, got {value!r} of type "
@@ -268,7 +373,8 @@ def as_constraint(value: object, where: str) -> Constraint:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return Truth(bool(value))
     hint = (
-        "compare it with something, for example `... == 0`"
+        "compare it with something, for example `... == 0`, and put each comparison in brackets "
+        "where several are joined by & or |"
         if isinstance(value, Expression)
         else "a comparison of expressions, such as `tile * count <= 512`"
     )
@@ -291,131 +397,73 @@ def _extremum(op: str, first: object, rest: tuple[object, ...]) -> Expression:
     name = "minimum" if op == "min" else "maximum"
     if not rest:
         raise TypeError(f"{name}: expected two or more arguments, got one: {first!r}")
-    return Expression(op, tuple(as_expression(arg) for arg in (first, *rest)))
+    made = _made(op, tuple([as_expression(arg) for arg in (first, *rest)]))
+    return made if made.depth <= DEEPEST else _shallow(made)
+
+
+def _made(op: str, args: tuple[Expression, ...]) -> Expression:
+    return Expression(op, args, 0, 1 + max([arg.depth for arg in args]))
 
 
 def _binary(op: str, left: object, right: object) -> Expression:
-    return Expression(op, (as_expression(left), as_expression(right)))
+    # half of the time that models take to be stated is spent here
+    if not isinstance(left, Expression):
+        left = as_expression(left)
+    if not isinstance(right, Expression):
+        right = as_expression(right)
+    inner, other = left.depth, right.depth
+    made = Expression(op, (left, right), 0, (inner if inner > other else other) + 1)
+    return made if made.depth <= DEEPEST else _shallow(made)
+
+
+def _shallow(made: Expression) -> Expression:
+    shallow = regrouped(made, _made)
+    if shallow is None:
+        raise ValueError(
+            f"the expression is nested more than {DEEPEST} levels deep, and no grouping of its "
+            "sums, products, minima and maxima makes it shallow: give an inner part a variable of "
+            f"its own (`v == part`). Got: {shortened(str(made))}"
+        )
+    return shallow
 
 
 def variables_of(tree: Expression | Constraint) -> list[Variable]:
     """The variables in `tree`, each once, in order of appearance."""
-    found: dict[int, Variable] = {}
-    for leaf in _leaves(tree):
-        if isinstance(leaf, Variable):
-            found.setdefault(id(leaf), leaf)
-    return list(found.values())
+    return [part for part in parts_of(tree) if isinstance(part, Variable)]
 
 
-def _leaves(tree: Expression | Constraint) -> Iterator[Expression]:
-    """Each once: models share subexpressions, and a tree can be far larger than its parts."""
-    stack: list[Expression | Constraint] = [tree]
+def parts_of(tree: Expression | Constraint) -> list[Expression]:
+    """All expressions in `tree`. Each once: models share subexpressions, and a tree can be far
+    larger than its parts."""
+    found: list[Expression] = []
+    stack = _sides(tree)
+    stack.reverse()
     met: set[int] = set()
     while stack:
         top = stack.pop()
-        if isinstance(top, Expression):
-            if id(top) in met:
-                continue
+        if id(top) not in met:
             met.add(id(top))
-            if top.args:
-                stack.extend(reversed(top.args))
-            else:
-                yield top
-        elif isinstance(top, Comparison):
-            stack.extend((top.right, top.left))
-        elif isinstance(top, Member):
-            stack.append(top.expression)
-        elif isinstance(top, All | Any):
-            stack.extend(reversed(top.items))
+            found.append(top)
+            stack += top.args[::-1]
+    return found
+
+
+def _sides(tree: Expression | Constraint) -> list[Expression]:
+    """The whole expressions in a constraint."""
+    if isinstance(tree, Comparison):
+        return [tree.left, tree.right]
+    if isinstance(tree, Expression):
+        return [tree]
+    if isinstance(tree, Member):
+        return [tree.expression]
+    if isinstance(tree, All | Any):
+        return [side for item in tree.items for side in _sides(item)]
+    return []
 
 
 def is_partial(tree: Expression | Constraint) -> bool:
     """Whether evaluating `tree` can fail: a division, or a power that may be negative."""
-    if isinstance(tree, Expression):
-        own = tree.op in ("//", "%") or (tree.op == "**" and tree.args[1].op != "const")
-        return own or any(is_partial(arg) for arg in tree.args)
-    if isinstance(tree, Comparison):
-        return is_partial(tree.left) or is_partial(tree.right)
-    if isinstance(tree, Member):
-        return is_partial(tree.expression)
-    if isinstance(tree, All | Any):
-        return any(is_partial(item) for item in tree.items)
-    return False
-
-
-_STRENGTH = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2, "**": 4}
-
-
-def _text(tree: Expression, outer: int = 0) -> str:
-    """`tree` as Python source over the user's names, with no needless brackets."""
-    if isinstance(tree, Variable):
-        return tree.name
-    if tree.op == "const":
-        return str(tree.value) if tree.value >= 0 or not outer else f"({tree.value})"
-    if tree.op in ("min", "max"):
-        return f"{tree.op}({', '.join(_text(arg) for arg in tree.args)})"
-    strength = _STRENGTH[tree.op]
-    # ** groups to the right, all others to the left.
-    left, right = (strength + 1, strength) if tree.op == "**" else (strength, strength + 1)
-    text = f"{_text(tree.args[0], left)} {tree.op} {_text(tree.args[1], right)}"
-    return f"({text})" if strength < outer else text
-
-
-def source(tree: Expression | Constraint, names: dict[int, str]) -> str:
-    """`tree` as Python source; `names` maps the id of each variable to an identifier."""
-    if isinstance(tree, Variable):
-        return names[id(tree)]
-    if isinstance(tree, Expression):
-        if tree.op == "const":
-            return f"({tree.value})"
-        args = [source(arg, names) for arg in tree.args]
-        if tree.op in ("min", "max"):
-            return f"{tree.op}({', '.join(args)})"
-        if tree.op == "**" and tree.args[1].op != "const":
-            return f"_power({args[0]}, {args[1]})"
-        return f"({args[0]} {tree.op} {args[1]})"
-    if isinstance(tree, Comparison):
-        return f"({source(tree.left, names)} {tree.op} {source(tree.right, names)})"
-    if isinstance(tree, Member):
-        return f"({source(tree.expression, names)} in {set(tree.values)})"
-    if isinstance(tree, All):
-        return f"({' and '.join(source(item, names) for item in tree.items) or 'True'})"
-    if isinstance(tree, Any):
-        return f"({' or '.join(_alternative(item, names) for item in tree.items) or 'False'})"
-    assert isinstance(tree, Truth)
-    return str(tree.value)
-
-
-def _alternative(tree: Constraint, names: dict[int, str]) -> str:
-    # A division by zero makes its own alternative false, not the others.
-    text = source(tree, names)
-    return f"_holds(lambda: {text})" if is_partial(tree) else text
-
-
-def _power(base: int, exponent: int) -> int:
-    if exponent < 0:
-        raise ZeroDivisionError("a negative power is not an integer")
-    return int(base**exponent)
-
-
-def _holds(condition: Callable[[], bool]) -> bool:
-    try:
-        return condition()
-    except ZeroDivisionError:
-        return False
-
-
-def evaluator(
-    trees: list[tuple[Expression | Constraint, list[Variable]]],
-) -> list[Callable[..., int]]:
-    """One compiled function per (tree, variables); its arguments are the variables' values.
-
-    Each may raise ZeroDivisionError. The names in the compiled source are ours (v0, v1, ...),
-    so no text of the user's is ever executed.
-    """
-    parts = []
-    for tree, variables in trees:
-        names = {id(v): f"v{n}" for n, v in enumerate(variables)}
-        parts.append(f"lambda {', '.join(names.values())}: {source(tree, names)}")
-    scope = {"_power": _power, "_holds": _holds, "min": min, "max": max, "__builtins__": {}}
-    return list(eval(f"[{', '.join(parts)}]", scope)) if parts else []
+    return any(
+        part.op in ("//", "%") or (part.op == "**" and part.args[1].op != "const")
+        for part in parts_of(tree)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .propagators import Run
-from .store import Fail, Store
+from .store import TRIALS, Fail, Store
 
 __all__ = ["any_of", "filter_by"]
 
@@ -25,12 +25,16 @@ def any_of(store: Store, branches: Sequence[Sequence[Run]]) -> Run:
         return True
 
     def run() -> None:
-        possible = [branch for branch in branches if alive(branch)]
-        if not possible:
+        only = None
+        for branch in branches:
+            if alive(branch):
+                if only is not None:  # two will do: which of them is left open
+                    return
+                only = branch
+        if only is None:
             raise Fail
-        if len(possible) == 1:
-            for step in possible[0]:
-                step()
+        for step in only:
+            step()
 
     return run
 
@@ -56,10 +60,12 @@ def filter_by(
         if len(vals) > most:
             return
         kept = []
-        for v in vals:
-            args[n] = v
-            if holds(args):
-                kept.append(v)
+        for start in range(0, len(vals), TRIALS):
+            store.look()
+            for v in vals[start : start + TRIALS]:
+                args[n] = v
+                if holds(args):
+                    kept.append(v)
         if len(kept) < len(vals):
             store.set_values(x, tuple(kept))
 
@@ -84,8 +90,13 @@ def filter_by(
             store.set_values(scope[m], tuple(sorted(supported)))
 
     def run() -> None:
+        free = []
+        for n, x in enumerate(scope):
+            if lo[x] != hi[x]:
+                free.append(n)
+                if len(free) > 2:
+                    return
         args = [lo[x] for x in scope]
-        free = [n for n, x in enumerate(scope) if lo[x] != hi[x]]
         if len(free) == 1:
             one(free[0], args)
         elif len(free) == 2:

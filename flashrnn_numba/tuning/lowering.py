@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from math import gcd
 
 from . import propagators as pp
+from .bounds import restricted
+from .clock import Clock
 from .expressions import (
     All,
     Any,
@@ -22,17 +24,18 @@ from .expressions import (
     Variable,
     evaluator,
     is_partial,
+    parts_of,
     variables_of,
 )
 from .filters import any_of, filter_by
-from .store import Fail, Store
+from .spans import PowerGuard, Span, check_power
+from .store import TRIALS, Fail, Store
 
 __all__ = ["Model"]
 
 Monomial = tuple[tuple[int, int], ...]  # sorted (node, exponent)
 Posted = list[tuple[pp.Run, list[int], bool, bool]]  # run, watched nodes, late, settled
 
-POWER_BITS = 1 << 16  # the longest power that we are ready to compute
 ROOT_VALUES = 1 << 14  # an exact filter looks at this many values at most, ...
 PAIRS = 64  # ... or at this many pairs
 
@@ -66,7 +69,8 @@ class Model:
     """A store with everything posted, ready to search.
 
     `nodes` maps the place of a variable in `variables` to its node; `checks` are the exact tests
-    of a complete assignment, as (function, nodes of its arguments).
+    of a complete assignment, as (function, nodes of its arguments). clock -- raises Limit in time,
+    also while the model is built.
     """
 
     def __init__(
@@ -74,38 +78,59 @@ class Model:
         variables: Sequence[Variable],
         constraints: Sequence[Constraint],
         objective: Expression | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.store = Store()
+        self.store = Store() if clock is None else Store(clock.look)
         self.variables = variables
         self.infeasible = False
         self.checks: list[tuple[Callable[..., int], list[int]]] = []
         self.objective: int | None = None
         self.cost: tuple[Callable[..., int], list[int]] | None = None
         self._known: dict[object, int] = {}
+        self._forms: dict[int, Linear] = {}  # of the constraint at hand, whose parts are shared
         self._most: dict[tuple[tuple[Monomial, int], ...], int] = {}  # upper bounds of sums
         self._required = True  # False inside an alternative
         self._of: dict[int, int] = {}
-        for variable in variables:
-            self._of[id(variable)] = self._declare(variable.domain)
         self.nodes = list(range(len(variables)))
-        parts = [part for constraint in constraints for part in _flat(constraint)]
-        scopes = [variables_of(part) for part in parts]
+        cut = restricted(variables, [part for whole in constraints for part in _flat(whole)])
+        if cut is None:
+            self.infeasible = True
+            return
+        domains, parts = cut
+        for variable in variables:
+            self._of[id(variable)] = self._declare(domains[id(variable)])
+        inside = [parts_of(part) for part in parts]
+        scopes = [[e for e in found if isinstance(e, Variable)] for found in inside]
         compiled: list[tuple[Expression | Constraint, list[Variable]]] = list(
             zip(parts, scopes, strict=True)
         )
         if objective is not None:
             compiled.append((objective, variables_of(objective)))
         tests = evaluator(compiled)
-        for part, scope, test in zip(parts, scopes, tests, strict=False):
+        for part, found, scope, test in zip(parts, inside, scopes, tests, strict=False):
+            self.store.look()
+            self._check_powers([e for e in found if e.op == "**"])
             self._post(part, tuple(self._of[id(v)] for v in scope), test)
         if objective is not None:
             self._scope: tuple[int, ...] = ()
+            self._forms = {}
             self.objective = self._node(self._linear(objective))
             self.cost = (tests[-1], [self._of[id(v)] for v in compiled[-1][1]])
 
-    def _declare(self, domain: range | tuple[int, ...]) -> int:
+    def _declare(self, domain: Sequence[int]) -> int:
         dense = domain[-1] - domain[0] == len(domain) - 1
         return self.store.node(domain[0], domain[-1], None if dense else domain)
+
+    def _check_powers(self, powers: list[Expression]) -> None:
+        """Before a constraint is tried on anything."""
+        if powers:
+            guard = PowerGuard(self._span)
+            for power in powers:
+                guard.span(power)
+
+    def _span(self, variable: Variable) -> Span:
+        x = self._of[id(variable)]
+        return self.store.lo[x], self.store.hi[x]
 
     # -- constraints -------------------------------------------------------------------------
 
@@ -121,7 +146,7 @@ class Model:
             if not _filter_now(store, scope[0], test):
                 self.infeasible = True
             return
-        self._scope = scope
+        self._scope, self._forms = scope, {}
         if isinstance(part, Member):
             # The domain says it all, and stays exact from here on.
             if not _keep_members(store, self._node(self._linear(part.expression)), part.values):
@@ -172,7 +197,7 @@ class Model:
             difference = difference.scaled(-1)
         if part.op in ("<", ">"):
             difference.constant += 1
-        partial = is_partial(part) or part.op == "=="
+        partial = part.op == "==" or is_partial(part)
         if not difference.terms:
             bad = difference.constant != 0 if part.op == "==" else difference.constant > 0
             return ([(_fail, list(self._scope), False, True)] if bad else []), False
@@ -276,14 +301,20 @@ class Model:
             return Linear({((self._of[id(tree)], 1),): 1})
         if op == "const":
             return Linear({}, tree.value)
+        form = self._forms.get(id(tree))
+        if form is not None:
+            return form
         if op in ("+", "-"):
-            return self._linear(args[0]).plus(self._linear(args[1]), 1 if op == "+" else -1)
-        if op == "*":
-            return self._times(self._linear(args[0]), self._linear(args[1]))
-        if op == "**" and args[1].op == "const":
-            return self._raised(self._linear(args[0]), args[1].value, tree)
-        inner = [self._node(self._linear(arg)) for arg in args]
-        return Linear({((self._apply(op, inner, tree), 1),): 1})
+            form = self._linear(args[0]).plus(self._linear(args[1]), 1 if op == "+" else -1)
+        elif op == "*":
+            form = self._times(self._linear(args[0]), self._linear(args[1]))
+        elif op == "**" and args[1].op == "const":
+            form = self._raised(self._linear(args[0]), args[1].value, tree)
+        else:
+            inner = [self._node(self._linear(arg)) for arg in args]
+            form = Linear({((self._apply(op, inner, tree), 1),): 1})
+        self._forms[id(tree)] = form
+        return form
 
     def _times(self, a: Linear, b: Linear) -> Linear:
         if not a.terms:
@@ -306,20 +337,13 @@ class Model:
             return Linear({}, 1)
         c, monomial = self._as_product(base)
         bits = c.bit_length() + sum(self._bits(x) * e for x, e in monomial)
-        self._check_power(bits * exponent, tree)
+        check_power(bits * exponent, tree)
         if not monomial:
             return Linear({}, c**exponent)
         return Linear({tuple((x, e * exponent) for x, e in monomial): c**exponent})
 
     def _bits(self, x: int) -> int:
         return max(self.store.lo[x].bit_length(), self.store.hi[x].bit_length(), 1)
-
-    def _check_power(self, bits: int, tree: Expression) -> None:
-        if bits > POWER_BITS:
-            raise ValueError(
-                f"`{tree}` can have {bits} bits, expected at most {POWER_BITS}: "
-                "give the base or the exponent a smaller domain"
-            )
 
     def _node(self, total: Linear) -> int:
         """A node that equals `total`."""
@@ -341,11 +365,23 @@ class Model:
         store = self.store
         pairs = [(c, self._product(m)) for m, c in total.terms.items()]
         ends = [sorted((c * store.lo[x], c * store.hi[x])) for c, x in pairs]
-        low, high = (total.constant + sum(side) for side in zip(*ends, strict=True))
-        z = store.node(low, high)
+        low, high = map(sum, zip(*ends, strict=True))
+        low, high = self._within(total.terms, low, high)
+        z = store.node(total.constant + low, total.constant + high)
         run = pp.linear_equal(store, [*pairs, (-1, z)], total.constant)
         store.post(run, [z, *(x for _, x in pairs)], self._scope)
         return z
+
+    def _within(self, terms: dict[Monomial, int], low: int, high: int) -> tuple[int, int]:
+        """low..high as far as a constraint on the same sum allows: a cost that it bounds would
+        otherwise be proven optimal one value at a time."""
+        common = gcd(*terms.values())
+        key = tuple(sorted((m, c // common) for m, c in terms.items()))
+        opposite = tuple((m, -c) for m, c in key)
+        most, least = self._most.get(key), self._most.get(opposite)
+        high = high if most is None else min(high, most * common)
+        low = low if least is None else max(low, -least * common)
+        return (low, high) if low <= high else (low, low)
 
     def _product(self, monomial: Monomial) -> int:
         """A node that equals the product."""
@@ -384,7 +420,7 @@ class Model:
         else:
             x, y = inner
             if op == "**":
-                self._check_power(self._bits(x) * max(store.hi[y], 1), tree)
+                check_power(self._bits(x) * max(store.hi[y], 1), tree)
             z = store.node(*pp.first_range(op, (lows[0], highs[0]), (lows[1], highs[1])))
             run = {"//": pp.floor_divide, "%": pp.modulo, "**": pp.power}[op](store, x, y, z)
         store.post(run, [z, *inner], self._scope)
@@ -416,14 +452,17 @@ def _truth(test: Callable[..., int]) -> bool:
 
 def _filter_now(store: Store, x: int, test: Callable[..., int]) -> bool:
     """Remove the values that a constraint on x alone forbids. False if none is left."""
-    kept = []
-    for v in store.values(x):
-        try:
-            if test(v):
-                kept.append(v)
-        except ZeroDivisionError:
-            pass
-    if len(kept) < store.size(x):
+    kept: list[int] = []
+    vals = store.values(x)
+    for start in range(0, len(vals), TRIALS):
+        store.look()
+        for v in vals[start : start + TRIALS]:
+            try:
+                if test(v):
+                    kept.append(v)
+            except ZeroDivisionError:
+                pass
+    if len(kept) < len(vals):
         if not kept:
             return False
         store.set_values(x, tuple(kept))

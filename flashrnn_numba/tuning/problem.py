@@ -10,11 +10,14 @@ p.solve(minimize=tile * 3 + count)      # {"tile": 8, "count": 64}
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 from . import constrint
+from .clock import Clock, Limit
+from .conflicts import Conflict
+from .expressions import Any as AnyOf
 from .expressions import (
     Comparison,
     Constraint,
@@ -26,7 +29,8 @@ from .expressions import (
     variables_of,
 )
 from .lowering import Model
-from .search import Limit, Search, SearchLimit, Stats, solutions
+from .printing import shortened
+from .search import SearchLimit, Stats, solutions
 
 __all__ = ["Problem", "Requirement"]
 
@@ -103,8 +107,8 @@ class Problem:
     ) -> None:
         """Add a constraint: a comparison, or several joined by `&` (all) or `|` (any).
 
-        name -- what `conflict` and explanations call it, by default its own text. A second
-            one of the same name gets ` (2)` after it.
+        name -- what `conflict` and explanations call it, by default its own text (of a long one
+            the ends). A second one of the same name gets ` (2)` after it.
         unit -- what both sides count ("bytes", "registers"), for explanations.
 
         A plain True (no variable was in the comparison) is accepted; a plain False makes the
@@ -116,8 +120,24 @@ class Problem:
         for label, text in (("name", name), ("unit", unit)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{label}: expected a str or None, got {text!r}")
-        name = self._another(str(part) if name is None else name)
+        name = self._another(shortened(str(part)) if name is None else name)
         self._constraints[name] = Requirement(name, unit, part)
+
+    def exclude(self, solution: Mapping[str, int], name: str | None = None) -> None:
+        """Add the constraint that the solution is another one: not all of these values at once.
+
+        solution -- as `solve` returns it, or some of it: {"tile": 8} leaves no solution with that
+            tile. name -- as in `require`.
+        """
+        parts = []
+        for key, value in solution.items():
+            if key not in self._variables:
+                raise ValueError(
+                    f"solution: no variable {key!r}, expected some of "
+                    f"{', '.join(self._variables) or 'none'}"
+                )
+            parts.append(self._variables[key] != value)
+        self.require(AnyOf(parts), name if name or parts else "another solution than {}")
 
     def _another(self, name: str) -> str:
         """`name`, or `name (2)`, `name (3)`, ... where it is taken."""
@@ -128,13 +148,16 @@ class Problem:
         return chosen
 
     @classmethod
-    def parse(cls, text: str) -> Problem:
+    def parse(cls, text: str, prefer: Mapping[str, str] | None = None) -> Problem:
         """A problem in ConstrINT's text form; see `constrint.py` for the grammar.
 
-        Raises ValueError that quotes the statement and the place which cannot be read.
+        prefer -- what is tried first, by the variable's name: {"TILE": "largest"}. All others
+            start with their smallest value.
+
+        Raises ValueError that quotes the statement which cannot be read, with line and column.
         """
         problem = cls()
-        constrint.read(text, problem)
+        constrint.read(text, problem, prefer)
         return problem
 
     def to_text(self) -> str:
@@ -156,7 +179,9 @@ class Problem:
         With minimize or maximize the answer is proven optimal (branch and bound). A solution at
         which the objective divides by zero does not count.
         node_limit, time_limit (seconds) -- raise `SearchLimit` when reached; its `best` is the
-            best solution found until then.
+            best solution found until then. A node is a branch of the search. A small problem with
+            a cost is enumerated (see `Stats.rows`) and has no nodes, so it is answered under any
+            node_limit: its table is never longer than 65,536 rows. time_limit holds for both.
         """
         if minimize is not None and maximize is not None:
             raise ValueError(
@@ -216,37 +241,57 @@ class Problem:
         except Limit as limit:
             raise self._limit_error(limit, None) from None
 
-    def conflict(self, *, node_limit: int | None = 50_000) -> list[str]:
+    def domains(self, *, time_limit: float | None = None) -> dict[str, Sequence[int]] | None:
+        """The values that propagation alone leaves to each variable, ascending (a range or a
+        tuple); None if it finds that there is no solution. No search: not each of the values need
+        be part of a solution.
+
+        time_limit (seconds) -- raises `SearchLimit` when reached.
+        """
+        _check_limits(None, time_limit)
+        self.stats = stats = Stats()
+        clock = Clock(perf_counter(), time_limit)
+        try:
+            model = Model(self.variables, [r.constraint for r in self.constraints], clock=clock)
+            possible = not model.infeasible and model.store.propagate()
+        except Limit as limit:
+            stats.seconds = clock.seconds()
+            raise self._limit_error(limit, None) from None
+        stats.propagations, stats.seconds = model.store.propagations, clock.seconds()
+        if not possible:
+            return None
+        values = [model.store.values(x) for x in model.nodes]
+        return dict(zip(self._variables, values, strict=True))
+
+    def conflict(
+        self, *, node_limit: int | None = 50_000, time_limit: float | None = None
+    ) -> list[str]:
         """The names of constraints that cannot hold together; [] if there is a solution.
 
-        The set is irreducible: without any one of them the others have a solution (deletion
-        filter). The variables' domains are taken for granted.
-        node_limit -- for each subset tried. A subset that is not settled within it counts as
-            solvable, so the set returned is still a conflict but may not be irreducible.
+        The set is irreducible: without any one of them the others have a solution. A constraint
+        that cannot hold alone is named alone; otherwise plain constraints are preferred to
+        alternatives (`|`). The variables' domains are taken for granted. `stats` is the sum over
+        all subsets of constraints tried.
+        node_limit -- for each subset. One that is not settled within it counts as solvable, so the
+            set returned is still a conflict but may not be irreducible.
+        time_limit -- for all of it, in seconds.
 
-        Raises SearchLimit if the whole problem cannot be settled within node_limit.
+        Raises SearchLimit if the whole problem cannot be settled within node_limit, or when the
+        time is over; its `conflict` has the names known so far.
         """
-        core = list(self._constraints.values())
-        verdict = self._solvable(core, node_limit)
-        if verdict is None:
-            raise self._limit_error(Limit(f"node_limit={node_limit}"), None)
-        if verdict:
-            return []
-        for requirement in list(core):
-            rest = [other for other in core if other is not requirement]
-            if self._solvable(rest, node_limit) is False:
-                core = rest
-        return [requirement.name for requirement in core]
-
-    def _solvable(self, requirements: list[Requirement], node_limit: int | None) -> bool | None:
-        """Whether the requirements alone have a solution; None if that was not settled."""
-        self.stats, start = Stats(), perf_counter()
-        model = Model(self.variables, [r.constraint for r in requirements])
+        _check_limits(node_limit, time_limit)
+        requirements = self.constraints
+        parts = [r.constraint for r in requirements]
+        search = Conflict(self.variables, parts, node_limit, Clock(perf_counter(), time_limit))
+        self.stats = search.stats
         try:
-            found = next(Search(model, self.stats, start, node_limit).solutions(), None)
-        except Limit:
-            return None
-        return found is not None
+            places, reached = search.find(), None
+        except Limit as limit:
+            places, reached = search.core, limit
+        names = [requirements[n].name for n in places]
+        if reached is not None:
+            raise self._conflict_error(reached, names)
+        return names
 
     def _search(
         self,
@@ -255,9 +300,7 @@ class Problem:
         time_limit: float | None,
         keep: int,
     ) -> Iterator[tuple[list[int], int | None]]:
-        for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
-            if limit is not None and not limit >= 0:
-                raise ValueError(f"{label}: expected a number >= 0 or None, got {limit!r}")
+        _check_limits(node_limit, time_limit)
         start = perf_counter()
         if objective is not None:
             for variable in variables_of(objective):
@@ -280,12 +323,33 @@ class Problem:
             stats,
         )
 
+    def _conflict_error(self, limit: Limit, names: list[str]) -> SearchLimit:
+        known = (
+            f"{len(names)} constraints that cannot hold together are in .conflict, though fewer "
+            "may do"
+            if names
+            else "whether there is a solution is not settled"
+        )
+        return SearchLimit(
+            f"{limit} reached after {self.stats.nodes} nodes and {self.stats.seconds:.3g} s; "
+            f"{known}. Raise the limit, or give variables smaller domains",
+            None,
+            self.stats,
+            names,
+        )
+
     def _check_owner(self, variable: Variable, what: str, whole: Constraint | Expression) -> None:
         if variable.owner is not self:
             raise ValueError(
                 f"{what} `{whole}`: variable {variable.name!r} belongs to another Problem; "
                 "use the variables that this problem's variable() returned"
             )
+
+
+def _check_limits(node_limit: int | None, time_limit: float | None) -> None:
+    for label, limit in (("node_limit", node_limit), ("time_limit", time_limit)):
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{label}: expected a number >= 0 or None, got {limit!r}")
 
 
 def _domain(name: str, values: Iterable[int]) -> range | tuple[int, ...]:

@@ -413,16 +413,25 @@ def power(store: Store, x: int, y: int, z: int) -> Run:
             return
         _bound(store, z, lo[x] ** lo[y], hi[x] ** hi[y])
         if lo[x] > 1:
-            high, low = hi[y], lo[y]
-            while high > low and lo[x] ** high > hi[z]:
-                high -= 1
-            while low < high and hi[x] ** low < lo[z]:
-                low += 1
+            high = _first(lo[y], hi[y], lambda e: lo[x] ** (e + 1) > hi[z])
+            low = _first(lo[y], high, lambda e: hi[x] ** e >= lo[z])
             _bound(store, y, low, high)
         if lo[y] > 0:
             _bound(store, x, root_up(lo[z], hi[y]), root(hi[z], lo[y]))
 
     return run
+
+
+def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The smallest of low .. high for which something holds that then holds for all larger ones;
+    `high` where there is none."""
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def extremum(store: Store, args: Sequence[int], z: int, largest: bool) -> Run:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
+from .clock import Clock, Limit
 from .enumeration import enumerate_all
 from .expressions import Constraint, Expression, Variable
 from .lowering import Model
@@ -26,7 +26,8 @@ class Stats:
     nodes -- branches taken; failures -- branches that propagation or a final check refuted;
     propagations -- runs of a propagator; seconds -- wall time, with building the model;
     first -- wall time to the first solution, None if there was none; solutions -- how many came;
-    rows -- (partial) assignments that were enumerated instead: then there are no branches.
+    rows -- (partial) assignments that were enumerated instead: then there are no branches, and
+    node_limit does not apply.
     """
 
     nodes: int = 0
@@ -41,22 +42,33 @@ class Stats:
         self.rows, self.solutions, self.seconds = rows, solutions, seconds
         self.first = seconds if solutions else None
 
+    def add(self, other: Stats, seconds: float) -> None:
+        """Another search, which ended `seconds` after the start."""
+        self.nodes += other.nodes
+        self.failures += other.failures
+        self.propagations += other.propagations
+        self.seconds = seconds
+
 
 class SearchLimit(RuntimeError):  # noqa: N818 -- the name in the public interface
     """The node or time limit was reached before the search was complete.
 
     `best` is the best solution so far, or None; it is not proven optimal. `stats` says what the
-    search had cost.
+    search had cost. `conflict` are the names of constraints that `Problem.conflict` knows not to
+    hold together, though fewer may do; [] if it had not got there.
     """
 
-    def __init__(self, message: str, best: dict[str, int] | None, stats: Stats) -> None:
+    def __init__(
+        self,
+        message: str,
+        best: dict[str, int] | None,
+        stats: Stats,
+        conflict: list[str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.best = best
         self.stats = stats
-
-
-class Limit(Exception):  # noqa: N818 -- inside the search: which limit was reached
-    """Becomes a `SearchLimit` in `Problem`, which knows the names."""
+        self.conflict = conflict or []
 
 
 def solutions(
@@ -71,14 +83,22 @@ def solutions(
 ) -> Iterator[tuple[list[int], int | None]]:
     """(values, cost) of solutions: all of them, or with an objective some that get better and
     better, the `keep` best among them. Raises Limit."""
-    table = None if objective is None else enumerate_all(variables, constraints, [objective])
-    if table is None or objective is None:
-        model = Model(variables, constraints, objective)
-        yield from Search(model, stats, start, node_limit, time_limit, keep).solutions()
-        return
+    clock = Clock(start, time_limit)
+    table, model = None, None
+    try:
+        if objective is not None:
+            table = enumerate_all(variables, constraints, [objective], clock)
+        if table is None or objective is None:
+            model = Model(variables, constraints, objective, clock)
+            yield from Search(model, stats, clock, node_limit, keep).solutions()
+            return
+    except Limit:
+        stats.seconds = clock.seconds()
+        stats.propagations = 0 if model is None else model.store.propagations
+        raise
     best = table.cheapest(objective)[:keep]
     costs = table.costs(objective)
-    stats.enumerated(table.seen, table.rows, perf_counter() - start)
+    stats.enumerated(table.seen, table.rows, clock.seconds())
     for row in reversed(best.tolist()):
         yield table.row(row, variables), int(costs[row])
 
@@ -94,16 +114,14 @@ class Search:
         self,
         model: Model,
         stats: Stats,
-        start: float,
+        clock: Clock,
         node_limit: int | None = None,
-        time_limit: float | None = None,
         keep: int = 1,
     ) -> None:
         self.model = model
         self.stats = stats
-        self.start = start
+        self.clock = clock
         self.node_limit = node_limit
-        self.time_limit = time_limit
         self.keep = keep
         self.costs: list[int] = []  # of the keep best solutions, ascending
         self.falling = _falling(model)
@@ -142,7 +160,9 @@ class Search:
                 continue
             branch = branches.pop()
             stats.nodes += 1
-            self._check_limits()
+            if self.node_limit is not None and stats.nodes > self.node_limit:
+                self._account()
+                raise Limit(f"node_limit={self.node_limit}")
             if len(branch) == 1:
                 store.fix(x, branch[0])
             else:
@@ -180,20 +200,9 @@ class Search:
             del self.costs[self.keep :]
         return found
 
-    def _check_limits(self) -> None:
-        nodes = self.stats.nodes
-        if self.node_limit is not None and nodes > self.node_limit:
-            self._account()
-            raise Limit(f"node_limit={self.node_limit}")
-        # The clock costs as much as a propagator: look at it now and then.
-        if self.time_limit is not None and nodes & 15 == 1:
-            self._account()
-            if self.stats.seconds > self.time_limit:
-                raise Limit(f"time_limit={self.time_limit}")
-
     def _account(self) -> None:
         self.stats.propagations = self.model.store.propagations
-        self.stats.seconds = perf_counter() - self.start
+        self.stats.seconds = self.clock.seconds()
 
 
 def _choose(model: Model) -> int | None:

@@ -18,6 +18,9 @@ __all__ = ["Fail", "Store", "divisors"]
 # A run of propagation is cut short after this many steps a propagator. Bounds that creep
 # (x < y and y < x over a million values) are then halved by the search instead.
 CREEP = 24
+LOOK = 64  # steps of propagation, or ...
+TRIALS = 256  # ... values tried, between two looks at the clock
+DIVISORS = 1 << 16  # of a number, at most
 
 
 class Fail(Exception):  # noqa: N818 -- an event of the search, never an error of the user's
@@ -27,7 +30,8 @@ class Fail(Exception):  # noqa: N818 -- an event of the search, never an error o
 class Store:
     """Domains of numbered nodes (variables and auxiliary results) and who watches them."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        self.look = look  # at the clock: raises Limit
         self.lo: list[int] = []
         self.hi: list[int] = []
         self.vals: list[Sequence[int] | None] = []
@@ -167,38 +171,40 @@ class Store:
     # -- fixpoint and undo -------------------------------------------------------------------
 
     def propagate(self) -> bool:
-        """Run the queue until nothing changes. False if some domain became empty."""
+        """Run the queue until nothing changes. False if a domain became empty. May raise Limit."""
         quick, late = self.quick_queue, self.late_queue
         queued, run, settled = self.queued, self.run, self.settled
-        budget = CREEP * (len(run) + 4)
-        left = budget
+        budget = left = CREEP * (len(run) + 4)
         p = -1
         try:
-            while left:
-                if quick:
-                    p = quick.popleft()
-                elif late:
-                    p = late.popleft()
-                else:
-                    break
-                left -= 1
-                if settled[p]:
-                    run[p]()
-                    queued[p] = False
-                else:
-                    queued[p] = False
-                    run[p]()
+            while left and (quick or late):
+                self.look()
+                pause = max(0, left - LOOK)
+                while left > pause:
+                    if quick:
+                        p = quick.popleft()
+                    elif late:
+                        p = late.popleft()
+                    else:
+                        break
+                    left -= 1
+                    if settled[p]:
+                        run[p]()
+                        queued[p] = False
+                    else:
+                        queued[p] = False
+                        run[p]()
         except Fail:
             queued[p] = False
             self.drop_queue()
             weight = self.weight
             for i in self.scope[p]:
                 weight[i] += 1
-            self.propagations += budget - left
             return False
+        finally:
+            self.propagations += budget - left
         if not left:
             self.drop_queue()
-        self.propagations += budget - left
         return True
 
     def drop_queue(self) -> None:
@@ -231,8 +237,11 @@ def _congruent(vals: range, modulus: int, residue: int) -> range:
 def divisors(number: int) -> tuple[int, ...] | None:
     """All positive divisors of a positive number, ascending, by trial division.
 
-    None where that would take long: two prime factors above 2 ** 16.
+    None where that would take long: two prime factors above 2 ** 16, a number of thousands of
+    bits, or too many divisors.
     """
+    if number.bit_length() > 4096:
+        return None
     found = [1]
     rest, prime = number, 2
     while prime * prime <= rest:
@@ -243,6 +252,8 @@ def divisors(number: int) -> tuple[int, ...] | None:
             while rest % prime == 0:
                 rest //= prime
                 powers.append(powers[-1] * prime)
+            if len(found) * len(powers) > DIVISORS:
+                return None
             found = [d * q for d in found for q in powers]
         prime += 1 if prime == 2 else 2
     if rest > 1:

@@ -35,6 +35,28 @@ def test_all_solutions(case):
     assert (found is not None) == bool(expected)
 
 
+@thorough
+@given(problems())
+def test_domains_hold_all_solutions(case):
+    expected = brute_force(case.problem)
+    domains = case.problem.domains()
+    assert domains is not None or not expected
+    for variable in case.problem.variables if domains else ():
+        values = list(domains[variable.name])
+        assert values == sorted(set(values) & set(variable.domain))
+        assert {s[variable.name] for s in expected} <= set(values)
+
+
+@thorough
+@given(problems(), st.data())
+def test_excluded_solutions_are_gone(case, data):
+    expected = brute_force(case.problem)
+    gone = data.draw(st.lists(st.sampled_from(expected), max_size=3)) if expected else []
+    for solution in gone:
+        case.problem.exclude(solution)
+    assert key(case.problem.solutions()) == key([s for s in expected if s not in gone])
+
+
 @contextlib.contextmanager
 def solved_by(way: str):
     """Small problems are enumerated unless none counts as small."""

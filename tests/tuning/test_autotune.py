@@ -70,7 +70,7 @@ def test_switched_on_by_the_environment(tmp_path, monkeypatch):
     assert TuningCache().get(key) == won
 
 
-@pytest.mark.parametrize("text", ["yes", "-1", "2.5"])
+@pytest.mark.parametrize("text", ["yes", "-1", "2.5", "²"])
 def test_a_wrong_number_is_named(monkeypatch, text):
     monkeypatch.setenv(AUTOTUNE, text)
     with pytest.raises(ValueError, match=f"{AUTOTUNE} must be the number of tilings.*{text}"):

@@ -99,9 +99,9 @@ def test_conflict_quotes_the_statements():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("A == ", r"`A ==`: at character 5 expected a variable, a number or `\(`, found the end"),
+        ("A == ", r"column 5.*`A ==`: expected a variable, a number or `\(`, found the end"),
         ("A + B", r"expected a comparison"),
-        ("A == 3 $ 4", r"character 8 expected a known sign, found '\$ 4'"),
+        ("A == 3 $ 4", r"column 8: .*: expected a known sign, found '\$ 4'"),
         ("A == [1, B]", r"expected a number, found 'B\]'"),
         ("A == [1 2]", r"expected `,` or `\]`"),
         ("[1] == [2]", r"a list on one side only"),
@@ -109,11 +109,93 @@ def test_conflict_quotes_the_statements():
         ("A ^ B == 4", r"a number as the exponent"),
         ("A <= B <= C", r"expected `;`, `\|` or an operator, found '<= C'"),
         ("A == 1; B = 2", r"statement `B = 2`"),
+        ("A == 3 |", r"column 9: .*: expected a variable, a number or `\(`, found the end"),
+        ("A == 3 | | B == 2", r"column 10: .*found '\| B == 2'"),
+        ("A == 3\n|", r"line 2, column 2: "),
+        ("[1] == A;\n  [1] == [2]", r"line 2, column 3: .*a list on one side only"),
+        ("A == " + "9" * 5000, r"column 6: .*expected a number of at most 4000 digits"),
+        ("A == (" + "1 + " * 200 + "B C)", r"cannot read the statement `.{,320}`: expected `\)`"),
     ],
 )
 def test_error_quotes_the_place(text, message):
     with pytest.raises(ValueError, match=message):
         Problem.parse(text)
+
+
+def test_error_tells_line_and_column_of_the_text_as_given():
+    text = "# sizes\n\nA == [8,  16];\n  A *   B == # the product\n\t 3 $ 4;\n"
+    with pytest.raises(ValueError, match=r"^line 5, column 5: .*`A \* B == 3 \$ 4`.*found '\$ 4'"):
+        Problem.parse(text)
+    again = "A == 3;\nA = 3; A == 3"
+    with pytest.raises(ValueError, match=r"^line 2, column 3: .*`A = 3`"):
+        Problem.parse(again)
+    with pytest.raises(ValueError, match=r"^line 2, column 8: .*found '<= 3'"):  # not the next line
+        Problem.parse("A <= 3;\nA <= 3 <= 3\n; A <= 3")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A == 3 // comment",
+        "A == 3; // comment\nB == 4",
+        "A == 3 // the tile, A",
+        "A == 3 // 5 rows;",
+        "A == 3 //;",
+        "// A == 3",
+        "A == 3 // (see below)",
+        "A * 2 == 3 // A: twice",
+    ],
+)
+def test_two_strokes_start_no_comment(text):
+    with pytest.raises(ValueError, match=r"\(`//` divides; a comment starts with `#`\)$"):
+        Problem.parse(text)
+
+
+def test_two_strokes_divide_by_what_is_known():
+    assert values("B == 2; x == 7 // B", "x") == [3]
+    assert values("B == 2; x <= 9; x // 3 == B // (B + 0)", "x") == [3, 4, 5]
+    with pytest.raises(ValueError, match=r"named before, such as by `B >= 1;`, found 'B'"):
+        Problem.parse("x == 7 // B; B == 2")
+
+
+def test_many_terms_and_many_brackets():
+    names = [f"a{n}" for n in range(250)]
+    p = Problem.parse(f"{' + '.join(names)} == 250; {'(' * 1000}a0{')' * 1000} == 1")
+    assert set(p.solve().values()) == {1}
+    again = Problem.parse(p.to_text())
+    assert set(again.solve().values()) == {1}
+    deep = f"{'(' * 101}a{' % 3 + 1)' * 101} == 1"
+    with pytest.raises(ValueError, match=r"^line 1, column \d+: .*more than 100 levels deep"):
+        Problem.parse(deep)
+    with pytest.raises(ValueError, match=r"^line 1, column \d+: .*more than 100 levels deep"):
+        Problem.parse(f"{'(' * 101}a{'^ 2)' * 101} == 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x == 2 * (3 + (4 - 1)) ^ 2", 72),
+        ("x == ((2)) + 17 % (5 * 2) + 1", 8),  # 19 % 11
+        ("x == 100 % 30 % 7", 3),
+        ("x == 2 ^ 3 * 2 - 1 - (1 - 1)", 15),
+        ("x == 100 // 7 // 2 * 3", 21),
+        ("x == (7 % 4) * (7 % 4) + 1", 10),
+    ],
+)
+def test_brackets_and_order(text, expected):
+    assert values(text, "x") == [expected]
+
+
+def test_what_is_tried_first_can_be_said():
+    text = "A == [1, 2, 3]; B == [4, 5]"
+    assert Problem.parse(text).solve() == {"A": 1, "B": 4}
+    assert Problem.parse(text, prefer={"A": "largest"}).solve() == {"A": 3, "B": 4}
+    both = {"A": "largest", "B": "largest"}
+    assert Problem.parse(text, prefer=both).solve() == {"A": 3, "B": 5}
+    with pytest.raises(ValueError, match=r"prefer: the text has no variable 'C'.*A, B"):
+        Problem.parse(text, prefer={"C": "largest"})
+    with pytest.raises(ValueError, match=r"prefer: expected 'smallest' or 'largest', got 'most'"):
+        Problem.parse(text, prefer={"A": "most"})
 
 
 def test_parse_wants_a_string():

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from flashrnn_numba.tuning import Problem
+from flashrnn_numba.tuning import Problem, SearchLimit
 from flashrnn_numba.tuning.expressions import maximum, minimum
 
 
@@ -18,6 +18,18 @@ def test_a_small_problem_is_enumerated():
     assert p.stats.rows == 3 + 3 * 64
     assert (p.stats.nodes, p.stats.propagations, p.stats.solutions) == (0, 0, 3)
     assert 0 < p.stats.first <= p.stats.seconds
+
+
+def test_an_enumerated_problem_has_no_nodes_to_limit():
+    p = Problem()
+    a, b = p.variable("a", range(100)), p.variable("b", range(100))
+    p.require(a * b == 36)
+    assert p.solve(minimize=a + b, node_limit=0) == {"a": 6, "b": 6}
+    assert p.stats.rows > 0 == p.stats.nodes
+    with pytest.raises(SearchLimit, match="node_limit=0 reached after 1 nodes"):
+        p.solve(node_limit=0)
+    with pytest.raises(SearchLimit, match="time_limit=0 reached after 0 nodes"):
+        p.solve(minimize=a + b, time_limit=0)
 
 
 def test_a_table_stays_short_because_it_is_filtered_as_it_grows():

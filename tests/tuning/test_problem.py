@@ -88,6 +88,22 @@ def test_large_ranges_are_not_spelled_out():
     assert p.stats.seconds < 0.5
 
 
+def test_bounds_are_cut_from_domains_before_anything_else():
+    p = Problem()
+    x = p.variable("x", range(-(10**12), 10**12, 5))
+    y = p.variable("y", [3, 1, 4, 15, 9, 2, 6])
+    for constraint in (x > -20, x <= 17, x != 5, y > 3, y < 15, y.isin([1, 6, 4, 8]), x < y):
+        p.require(constraint)
+    expected = [(x, y) for x in range(-15, 20, 5) for y in (4, 6) if x != 5 and x < y]
+    assert sorted(tuple(s.values()) for s in p.solutions()) == expected
+    p.require(y == 4)
+    assert {s["y"] for s in p.solutions()} == {4}
+    p.require(y > 5)
+    assert p.solve() is None
+    assert p.stats.propagations == 0
+    assert len(p.conflict()) == 2
+
+
 def test_python_semantics_of_division():
     p = Problem()
     a, b = p.variable("a", range(-7, 8)), p.variable("b", range(-3, 4))
@@ -135,6 +151,43 @@ def test_order_of_values_follows_preference():
     assert p.solve() == {"a": 4, "b": 0}
 
 
+def test_solutions_seen_can_be_excluded():
+    p = Problem.parse("A == [1, 2]; B == [3, 4]")
+    seen = []
+    while (found := p.solve()) is not None:
+        seen.append(found)
+        p.exclude(found)
+    assert seen == [{"A": a, "B": b} for a in (1, 2) for b in (3, 4)]
+    assert p.constraints[-1].name == "(A != 2) | (B != 4)"
+    q = Problem.parse("A == [1, 2]; B == [3, 4]")
+    q.exclude({"A": 1}, name="seen")
+    assert [s["A"] for s in q.solutions()] == [2, 2]
+    again = Problem.parse(p.to_text())  # exclusions are part of the text
+    assert again.solve() is None
+    with pytest.raises(ValueError, match=r"solution: no variable 'C', expected some of A, B"):
+        q.exclude({"A": 1, "C": 3})
+    q.exclude({})  # nothing can be different from nothing
+    assert q.solve() is None
+
+
+def test_domains_are_what_propagation_leaves():
+    p = Problem.parse("512 % A * 4 == 0; A * B == 512; B <= 100; C >= 7; C <= 9")
+    found = p.domains()
+    assert set(found["A"]) == {8, 16, 32, 64, 128}
+    assert set(found["B"]) == {4, 8, 16, 32, 64}
+    assert found["C"] == range(7, 10)
+    assert (p.stats.nodes, p.stats.rows) == (0, 0)
+    assert p.stats.propagations > 0
+    p.require(p.variables[0] * 3 == p.variables[2])
+    assert p.domains() is None
+    assert Problem().domains() == {}
+    large = Problem()
+    large.variable("x", range(0, 10**12, 16))
+    assert large.domains() == {"x": range(0, 10**12, 16)}
+    with pytest.raises(SearchLimit, match=r"time_limit=0 reached"):
+        pigeons(5).domains(time_limit=0)
+
+
 def test_best_few_are_the_cheapest_in_order():
     p = Problem()
     a, b = p.variable("a", range(1, 30)), p.variable("b", range(1, 30))
@@ -142,6 +195,18 @@ def test_best_few_are_the_cheapest_in_order():
     costs = sorted(3 * x + 2 * y for x in range(1, 30) for y in range(1, 30) if x * y >= 100)
     found = p.best(5, 3 * a + 2 * b)
     assert [3 * s["a"] + 2 * s["b"] for s in found] == costs[:5]
+
+
+def test_a_cost_that_a_constraint_bounds_is_proven_at_once():
+    p = Problem()
+    v = [p.variable(f"v{n}", range(100)) for n in range(10)]
+    p.require(sum(v[1:], v[0]) * 2 >= 999)
+    p.require(v[0] * 3 - v[1] * 6 <= 20)
+    assert sum(p.solve(minimize=sum(v)).values()) == 500
+    assert p.stats.nodes < 1000
+    found = p.solve(maximize=v[0] - v[1] * 2)
+    assert found["v0"] - found["v1"] * 2 == 6
+    assert p.stats.nodes < 1000
 
 
 def test_numpy_integers_mix_with_expressions():
@@ -276,6 +341,19 @@ def test_names_that_repeat_are_told_apart():
         (lambda p, a: p.require(a), TypeError, r"expected a constraint, got a .*compare it"),
         (lambda p, a: p.require(3), TypeError, r"expected a constraint, got 3 of type int"),
         (lambda p, a: p.require(a < 3, name=3), TypeError, r"name: expected a str or None, got 3"),
+        (lambda p, a: a == 3 & a, TypeError, r"& joins.*`a`.*brackets, `\(x == 3\) & \(y == 4\)`"),
+        (lambda p, a: a < 3 | a + 1, TypeError, r"\| joins.*`a \+ 1`.*\(x == 3\) \| \(y == 4\)"),
+        (lambda p, a: a & (a < 3), TypeError, r"& joins.*brackets"),
+        (lambda p, a: (a < 3) & a, TypeError, r"&: expected a constraint, got a .*in brackets"),
+        (lambda p, a: ~(a == 3), TypeError, r"no ~.*`!=` for `==`.*Got: ~\(a == 3\)"),
+        (lambda p, a: ~a, TypeError, r"no ~.*`!=`"),
+        (lambda p, a: a ^ 2, TypeError, r"written `a \*\* 2`"),
+        (
+            lambda p, a: p.require((a > 3) == (a < 5)),
+            TypeError,
+            r"cannot be compared.*both or none",
+        ),
+        (lambda p, a: p.require((a > 3) != True), TypeError, r"cannot be compared"),  # noqa: E712
         (lambda p, a: p.variable("a", [1]), ValueError, r"'a' exists already"),
         (lambda p, a: p.variable("", [1]), TypeError, r"non-empty str"),
         (lambda p, a: p.variable("b", []), ValueError, r"'b'.*at least one value"),
