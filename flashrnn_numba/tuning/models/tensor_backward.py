@@ -304,6 +304,8 @@ def model(
         sending = sending + STRIPS * minimum(strips - 1, 1) + MANY_STRIPS * maximum(strips - 4, 0)
     need = 4 * resident * k_steps + sending
     need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
+    if S > 2 and units * cluster != D:
+        need = need + 12  # many states and units of padding, beside resets
     if cluster > 1 and not grid and tile >= 8 and size == 2:
         need = need + 2 * (G - J)  # gates that R does not feed, beside resets
     if device.sm >= 100:
