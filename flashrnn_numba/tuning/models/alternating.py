@@ -7,7 +7,7 @@ kernel's block has one size for all problems, so nothing is left to choose.
 
 from __future__ import annotations
 
-from ...kernels.alternating_plan import THREADS, piece_steps
+from ...kernels.alternating_sizes import THREADS
 from ...kernels.formats import FORMATS
 from ...kernels.interface import Task
 from ..hardware import WARP, Device
@@ -55,6 +55,9 @@ class Alternating:
         return self.build(task, device, direction)[0]
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
+        # brings the kernel along, which only those who run it need
+        from ...kernels.alternating_plan import piece_steps
+
         return {
             "pointwise kernel": f"{solution['blocks']} blocks of {solution['threads']} threads",
             "nodes of the graph": f"2 a step, {2 * piece_steps(task)} in the largest graph",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ...kernels.fused import grid_of
-from ...kernels.fused_layout import Layout, Tiling, layout
+from ...kernels.fused_layout import Layout, Tiling, grid_of, layout
 from ...kernels.interface import Task
 from ..hardware import Device
 from . import fused, fused_time

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...cells import Cell
 from ...cells.expression import topological
+from ...kernels.interface import Task
 from ...kernels.tensor_layout import (
     FRAGMENT_BYTES,
     PASSAGE,
@@ -132,6 +133,20 @@ def ways(D: int, device: Device) -> list[Spread]:
 def groups_at_once(spread: Spread, device: Device) -> int:
     """Of CTAs that share a head, at one CTA an SM."""
     return device.sms // spread.blocks if spread.grid else device.resident_clusters(spread.blocks)
+
+
+def groups_of_launch(tiling: Tiling, device: Device) -> int:
+    """How many heads or batch tiles the device works on at a time, at one CTA an SM."""
+    return groups_at_once(Spread(tiling.cluster, tiling.grid), device)
+
+
+def rows_of_group(task: Task, tiling: Tiling, device: Device) -> int:
+    """Batch rows of a group of CTAs: as few as all groups that run at once allow, because the fewer
+    rows the less there is to exchange."""
+    if tiling.cluster == 1:
+        return tiling.batch
+    at_once = max(1, groups_of_launch(tiling, device) // task.H)
+    return max(1, min(tiling.batch, -(-task.B // at_once)))
 
 
 def could_hold(cell: Cell, D: int, size: int, spread: Spread, device: Device) -> bool:

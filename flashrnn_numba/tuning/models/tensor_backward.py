@@ -14,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...cells import Cell
-from ...kernels.tensor_backward import FORMATS, MOST_TURNS, PASSAGE, TILES, Tiling, layout
 from ...kernels.tensor_backward_cell import halves
-from ...kernels.tensor_layout import number_bytes
+from ...kernels.tensor_backward_layout import MOST_TURNS, PASSAGE, TILES, Tiling, layout
+from ...kernels.tensor_layout import FORMATS, number_bytes
 from ..expressions import maximum, minimum
 from ..hardware import Device
 from ..problem import Problem

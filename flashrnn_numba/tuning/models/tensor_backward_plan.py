@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Container
 
 from ...cells import Cell
-from ...kernels import tensor_backward as kernel
+from ...kernels import tensor_backward_layout as kernel
 from ...kernels.interface import Task
-from ...kernels.tensor_backward_run import rows_within_index
+from ...kernels.tensor_backward_layout import rows_within_index
 from ...kernels.tensor_layout import number_bytes
 from ..hardware import Device
 from . import tensor_backward

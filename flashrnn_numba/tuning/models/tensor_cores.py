@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from ...kernels import tensor as launching
 from ...kernels.interface import Task
 from ...kernels.tensor_layout import Geometry, Tiling, geometry_of, number_bytes, unsuited
 from ..hardware import Device
@@ -86,10 +85,10 @@ class TensorCores:
             return tensor_backward_plan.footprint(task, device, solution)
         tiling = forward_tiling(task, solution)
         z = forward_geometry(task, tiling)
-        span = launching.rows_of_group(task, tiling, device)
+        span = tensor.rows_of_group(task, tiling, device)
         groups = task.H * -(-max(1, task.B) // max(1, span))
         if tiling.grid:
-            groups = min(groups, launching.groups_at_once(tiling, device))
+            groups = min(groups, tensor.groups_of_launch(tiling, device))
         return Footprint(
             threads=z.threads,
             # ptxas takes what the launch bounds allow, whatever the kernel needs
@@ -130,7 +129,7 @@ def forward_geometry(task: Task, tiling: Tiling) -> Geometry:
 def exchange_cycles(task: Task, device: Device, solution: Solution) -> int:
     """Of one wave, or of one launch."""
     s = tensor.solved_sizes(task.cell, solution)
-    rows = launching.rows_of_group(task, forward_tiling(task, solution), device)
+    rows = tensor.rows_of_group(task, forward_tiling(task, solution), device)
     return int(tensor_costs.exchange(SimpleNamespace(**solution), s, rows))
 
 
