@@ -141,12 +141,14 @@ class Candidate:
         return self.with_solution(found[0][1], found[0][0]) if found else None
 
     def copies(self, better: Candidate) -> bool:
-        """Whether nothing is new in this tiling: it differs in details, or in two variables at most
-        for the same cost."""
+        """Whether nothing is new in this tiling: it costs no less and differs in details, or the
+        same and differs in two variables at most."""
         own = self.solution.items()
         differ = {name for name, value in own if better.solution.get(name) != value}
-        same = abs(self.cost - better.cost) * 1000 <= better.cost
-        return differ <= self.setting.model.details or (same and len(differ) <= 2)
+        more = 1000 * (self.cost - better.cost)  # within a thousandth the costs are the same
+        if differ <= self.setting.model.details:
+            return more >= -better.cost
+        return abs(more) <= better.cost and len(differ) <= 2
 
     def binding(self) -> list[Binding]:
         """What each limit of the device that the model counts costs, the dearest first."""
@@ -178,7 +180,7 @@ class Refusal:
 
     @cached_property
     def _closest(self) -> Statement:
-        """The statement that asks least of the device."""
+        """The statement that asks least of a block."""
         s = self.setting
         return s.model.easiest(s.task, s.device, s.direction)
 

@@ -108,7 +108,7 @@ def _in_all(chosen: Candidate) -> str:
     else:
         total = f"{whole(z.blocks)} blocks, {whole(lies.blocks)} at once"
     if z.launches > 1:
-        total = f"{z.launches} launches of {whole(z.blocks)} blocks, one after another"
+        total = f"{z.launches} launches of up to {whole(z.blocks)} blocks, one after another"
         return f"in all {total}; those of a launch wait for each other"
     waves = "1 wave" if lies.waves == 1 else f"{lies.waves} waves"
     return f"in all {total}: {waves}{'; all wait for each other' if z.together else ''}"

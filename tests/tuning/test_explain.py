@@ -137,7 +137,7 @@ def test_launches_of_a_grid_are_told_of():
     assert p.forward.step_ns == pytest.approx(32 * one)
     text = p.explain(0)
     assert re.search(r"1024 steps of 2\.\d+ us in each of 32 launches, one after another", text)
-    assert "in all 32 launches of 128 blocks, one after another; those of a launch wait" in text
+    assert "in all 32 launches of up to 128 blocks, one after another; those of a launch " in text
     alone = fr.plan(**SIZES, device=H200).explain(0)
     assert "in all 128 blocks, 128 at once: 1 wave; all wait for each other" in alone
 
