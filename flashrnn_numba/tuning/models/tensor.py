@@ -300,7 +300,7 @@ def sizes(counts: Counts, z: Any, device: Device | None = None) -> SimpleNamespa
     polls = -(-k_steps * batch // (16 * maximum(groups, 1)))  # of 16 bytes
     polls = z.grid * (z.alone * (k_steps // 2) + (1 - z.alone) * polls)
     needed = _registers(counts, z, m_tiles, own, polls)
-    needed = needed + 4 * z.older * z.grid * (z.n_tiles // 4)
+    needed = needed + z.older * z.grid * (z.n_tiles // 4) * (4 + 12 * (1 // z.splits))
     left = _register_limit(warps, device) - needed
     # fragments that stream take more beside s_0 that goes straight into registers, or many states
     streams = minimum(maximum(4 * fragments - left, 0), 1)
