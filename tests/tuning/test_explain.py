@@ -54,6 +54,13 @@ def test_plain_data_round_trips():
     assert data["task"]["D"] == 768
     assert {row["name"] for row in data["forward"]["limits"]} >= {"threads a block"}
     assert data["forward"]["seconds"] > 0
+    assert {row["name"] for row in data["forward"]["binding"]} == {
+        "SMs",
+        "registers",
+        "shared memory",
+    }
+    assert data["backward"]["weight_gradients_seconds"] > 0
+    assert data["backward"]["footprint"]["launches"] >= 1
     refused = {row["kernel"]: row for row in data["forward"]["refused"]}
     assert refused["portable"]["conflict"]
 
