@@ -65,6 +65,7 @@ def _solve(setting: Setting, repeat: int) -> dict[str, Any]:
         "constraints": max(len(s.problem.constraints) for s in searched),
         "ms": round(1e3 * min(times), 2),
         "nodes": sum(s.nodes for s in searched),
+        "rows": sum(s.problem.stats.rows for s in searched),
         "solution": found.solution if isinstance(found, Candidate) else None,
     }
 
@@ -87,7 +88,8 @@ def plan_times(device: Device, repeat: int) -> dict[str, float]:
 def _line(row: dict[str, Any]) -> str:
     name = f"{row['kernel']} {row['direction']} {row['shape']}"
     times = f"{row['ms']:8.2f} ms, {row['searched']} of {row['problems']} problems"
-    return f"{name:52} {times}, {row['nodes']} nodes"
+    # small problems are tables of rows, without branches
+    return f"{name:52} {times}, {row['rows']} rows, {row['nodes']} nodes"
 
 
 def measure(arguments: argparse.Namespace) -> int:

@@ -49,7 +49,23 @@ def test_a_tool_that_cannot_run_is_no_clean_result(monkeypatch):
 
 
 def test_the_page_of_limits_is_up_to_date():
-    assert limits.PAGE.read_text() == limits.page(), "run: python -m benchmarks.limits"
+    """Of the tables of tensor cores, which take half a minute, one column for two devices."""
+    page, advice = limits.PAGE.read_text(), "run: python -m benchmarks.limits"
+    for text in (limits.HEAD, limits.TENSOR_HEAD, limits.PORTABLE_HEAD):
+        assert text in page, advice
+    for name in limits.PORTABLE:
+        assert "\n".join(limits.portable(name)) in page, advice
+    some = {"devices": ("A100", "H100"), "functions": ("lstm",)}
+    column = 2 + limits.BUILT_IN.index("lstm")
+    for table in (limits.whole(**some), *(limits.tensor_cores(n, **some) for n in limits.TENSOR)):
+        rows = [cells(line) for line in table if line.startswith("| ")]
+        for device, kind, largest in rows[1:]:
+            found = [cells(line) for line in page.splitlines() if line.startswith(f"| {device} |")]
+            assert largest in [row[column] for row in found if row[1:2] == [kind]], (advice, device)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_a_run_that_was_cut_short_is_counted_from_its_log():

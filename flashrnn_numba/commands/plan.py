@@ -61,9 +61,9 @@ def _check_device(name: str | None) -> None:
     if name is None or name.lower() == "cpu":
         return
     try:
-        Device.named(name)
+        Device.named(name, "--device")
     except ValueError as error:
-        raise UsageError(f"--device: {error}") from None
+        raise UsageError(str(error)) from None
 
 
 def _sweep(a: argparse.Namespace, given: dict) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..arrays import DTYPES, compute_dtype
 from ..cells import Cell
+from .alternating_sizes import PIECE_BYTES, STEPS, THREADS
 from .formats import FORMATS
 from .fused_layout import Direction
 from .fused_source import cell_constants, cell_text, header
@@ -23,9 +24,6 @@ from .launch import Program
 from .machine import Graphs, Machine
 from .template import Function, specialise
 
-THREADS = 256  # of a block of the pointwise kernels
-STEPS = 128  # of the largest piece: a power of two
-PIECE_BYTES = 128 << 20  # buffers for a piece keep below this, if 8 steps do
 KEPT_PLANS = 8
 
 

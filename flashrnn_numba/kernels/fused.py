@@ -21,7 +21,7 @@ from ..tuning.models.fused import choose_tiling
 from ..tuning.winners import winner
 from . import gpu
 from .formats import FORMATS
-from .fused_layout import Direction, Tiling, layout
+from .fused_layout import Direction, Tiling, grid_of, layout
 from .fused_names import KEEP_EXACT, KEEP_GATES
 from .fused_source import source
 from .interface import Gradients, Inputs, Task
@@ -100,25 +100,6 @@ def argument_types(dtype: str, direction: Direction) -> tuple[str, ...]:
     given = (element, real + "*", real + "*", element, "int64x5", element, "int64x5")
     results = (element, element, element, real + "*")
     return (element, "int64x4", *start, *given, *results, real, *sizes)
-
-
-def grid_of(
-    task: Task, tiling: Tiling, shared_bytes: int, device: Device, per_sm: int | None = None
-) -> tuple[int, int, int]:
-    """(blocks along the batch, blocks along the heads, rows a block): rows are spread over as many
-    blocks as run at once before a block takes more of them.
-
-    per_sm -- blocks of a multiprocessor; None: as shared memory and threads allow.
-    """
-    heads = -(-task.H // tiling.heads)
-    if per_sm is None:
-        per_sm = min(
-            device.shared_per_sm // (shared_bytes + device.shared_reserved),
-            device.threads_per_sm // tiling.threads,
-        )
-    at_once = max(1, device.sms * max(1, per_sm) // heads)
-    rows = min(tiling.rows, max(1, -(-task.B // at_once)))
-    return -(-task.B // rows), heads, rows
 
 
 def _grid(on: Machine, task: Task, p: Plan) -> tuple[int, int, int]:

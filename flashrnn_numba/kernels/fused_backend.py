@@ -13,7 +13,15 @@ from typing import Any
 
 from ..tuning import Device, winners
 from ..tuning.models.common import DIRECTIONS, batch_classes
-from . import fused, gpu, machine, tensor, tensor_backward_run, weight_gradients
+from . import (
+    fused,
+    gpu,
+    machine,
+    tensor,
+    tensor_backward_layout,
+    tensor_backward_run,
+    weight_gradients,
+)
 from .fused_layout import Direction
 from .interface import Gradients, Inputs, Task
 from .launch import Program
@@ -80,7 +88,7 @@ def _expect_other_batches(on: Machine, task: Task, inputs: Inputs, keep: bool) -
     if any(uses_tensor_cores(task, device, direction) for direction in DIRECTIONS):
         # all that these depend on, in words that another process understands
         kind = task.cell.key, task.dtype, task.H, task.D, task.precision, winners.source()
-        given = variant, inputs.reset is not None, tensor_backward_run.largest_tile(task)
+        given = variant, inputs.reset is not None, tensor_backward_layout.largest_tile(task)
         on.expect_some_day((*kind, *given), programs)
 
 

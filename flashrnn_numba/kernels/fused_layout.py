@@ -7,10 +7,14 @@ kernel uses.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..cells import Cell
 from .formats import FORMATS
+
+if TYPE_CHECKING:
+    from ..tuning import Device
+    from .interface import Task
 
 Direction = Literal["forward", "backward"]
 
@@ -100,3 +104,22 @@ def layout(cell: Cell, dtype: str, D: int, direction: Direction, tiling: Any) ->
 
 def _odd(n: Any) -> Any:
     return n + 1 - n % 2
+
+
+def grid_of(
+    task: Task, tiling: Tiling, shared_bytes: int, device: Device, per_sm: int | None = None
+) -> tuple[int, int, int]:
+    """(blocks along the batch, blocks along the heads, rows a block): rows are spread over as many
+    blocks as run at once before a block takes more of them.
+
+    per_sm -- blocks of a multiprocessor; None: as shared memory and threads allow.
+    """
+    heads = -(-task.H // tiling.heads)
+    if per_sm is None:
+        per_sm = min(
+            device.shared_per_sm // (shared_bytes + device.shared_reserved),
+            device.threads_per_sm // tiling.threads,
+        )
+    at_once = max(1, device.sms * max(1, per_sm) // heads)
+    rows = min(tiling.rows, max(1, -(-task.B // at_once)))
+    return -(-task.B // rows), heads, rows

@@ -13,9 +13,7 @@ from typing import Any
 
 from ..cells import Cell
 from ..tuning import Device
-from ..tuning.models import tensor as model
-from ..tuning.models.tensor import choose_tiling
-from ..tuning.models.tensor_costs import Spread
+from ..tuning.models.tensor import choose_tiling, groups_of_launch, rows_of_group
 from ..tuning.winners import winner
 from . import gpu
 from .interface import Inputs, Task
@@ -137,20 +135,6 @@ def forward(
     return prepare_forward(on, task, inputs, keep, chosen)(inputs)
 
 
-def rows_of_group(task: Task, tiling: Tiling, device: Device) -> int:
-    """Batch rows of a group of CTAs: as few as all groups that run at once allow, because the fewer
-    rows the less there is to exchange."""
-    if tiling.cluster == 1:
-        return tiling.batch
-    at_once = max(1, groups_at_once(tiling, device) // task.H)
-    return max(1, min(tiling.batch, -(-task.B // at_once)))
-
-
-def groups_at_once(tiling: Tiling, device: Device) -> int:
-    """How many heads or batch tiles the device works on at a time, at one CTA an SM."""
-    return model.groups_at_once(Spread(tiling.cluster, tiling.grid), device)
-
-
 def _prepare_launches(
     on: Machine, task: Task, tiling: Tiling, p: Program, known: list[Any], options: int
 ) -> Launch:
@@ -161,7 +145,7 @@ def _prepare_launches(
     if not tiling.grid:
         launch = on.prepare(p, (tiles * tiling.cluster, task.H, 1), [*known, 0, options])
         return lambda *arrays: launch(*arrays, None)
-    groups, at_once = tiles * task.H, groups_at_once(tiling, on.device())
+    groups, at_once = tiles * task.H, groups_of_launch(tiling, on.device())
     launches = [
         on.prepare(
             p, (min(at_once, groups - first) * tiling.cluster, 1, 1), [*known, first, options]

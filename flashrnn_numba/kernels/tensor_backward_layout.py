@@ -11,10 +11,13 @@ from .tensor_layout import K_BYTES, PASSAGE
 
 if TYPE_CHECKING:
     from ..tuning import Device
+    from .interface import Task
 
 FRAGMENT_BYTES = 512  # of a 16 x 16 tile of R, 16 bytes a lane
 WARP = 32
 MOST_TURNS = 8  # letters that a thread waits for at a time: 4 registers each
+LARGEST_TILE = 32
+INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
 TILES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)  # batch rows that a tile can have
 
 
@@ -284,3 +287,9 @@ def waves(cell: Cell, D: int, tiling: Tiling, B: int, H: int, device: Device) ->
         for first in range(0, groups, at_once)
         for count in [min(at_once, groups - first)]
     ]
+
+
+def largest_tile(task: Task) -> int:
+    """Batch rows that a tile may have: 32-bit indices reach its pre-activations."""
+    step = len(task.cell.gates) * task.H * task.D
+    return min(LARGEST_TILE, 1 + max(0, INDEX - step) // max(1, task.T * step))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..tuning import Device
 from ..tuning.models.common import batch_class
-from ..tuning.models.tensor_backward import LARGEST_TILE, choose, groups_at_once
+from ..tuning.models.tensor_backward import choose, groups_at_once
 from ..tuning.models.tensor_costs import Spread
 from ..tuning.winners import winner
 from . import gpu
@@ -23,9 +23,8 @@ from .launch import Program
 from .machine import Machine
 from .passes import Backward, Kept, Launch, Stage, backward_options, backward_strides
 from .tensor_backward import D_WORDS, Tiling, Wave, backward_program, layout, waves
+from .tensor_backward_layout import INDEX, largest_tile
 from .tensor_layout import number_bytes, too_large, unsuited
-
-_INDEX = (1 << 31) - 1  # indices within a step and a batch tile have 32 bits
 
 
 def no_tiling(task: Task, device: Device) -> str | None:
@@ -44,12 +43,6 @@ def plan(task: Task, device: Device) -> Tiling | None:
     rows = batch_class(task.B)
     choice = choose(task.cell, task.dtype, rows, task.H, task.D, device, largest_tile(task))
     return choice.tiling if choice else None
-
-
-def largest_tile(task: Task) -> int:
-    """Batch rows that a tile may have: 32-bit indices reach its pre-activations."""
-    step = len(task.cell.gates) * task.H * task.D
-    return min(LARGEST_TILE, 1 + max(0, _INDEX - step) // max(1, task.T * step))
 
 
 def prepare_backward(
@@ -163,4 +156,4 @@ def in_words(array: Any) -> bool:
 def _reachable(array: Any, tiling: Tiling) -> bool:
     """Whether 32-bit indices reach the rows and units of a tile."""
     row, unit = strides(array, 5)[1], strides(array, 5)[4]
-    return (tiling.tile - 1) * abs(row) + (array.shape[4] - 1) * abs(unit) <= _INDEX
+    return (tiling.tile - 1) * abs(row) + (array.shape[4] - 1) * abs(unit) <= INDEX

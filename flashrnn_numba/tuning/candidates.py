@@ -6,12 +6,11 @@ best tilings, what each limit costs, the conflict, and what would remove it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from ..kernels.interface import Task
-from .binding import Binding, bindings, shortfalls
+from .binding import Binding, raised
 from .hardware import Device
 from .models import floors
 from .models.common import (
@@ -24,11 +23,13 @@ from .models.common import (
     cheapest,
     residency,
 )
+from .models.weights import recurrent_ns
 from .search import SearchLimit
-from .store import divisors
+from .why_not import conflict, shortfalls
 
 # Enough for every model here many times over; a model that needs more is reported, not waited for.
 NODES = 20_000
+SOME = 4  # times as many tilings as are asked for are looked at first, for some that differ
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,25 @@ class Candidate:
 
     @property
     def step_ns(self) -> float:
-        """Expected time of one step of the whole launch: each wave runs all its steps."""
-        waves = self.residency.waves if self.footprint.persistent else 1
-        return sum(self.parts.values()) * waves
+        """Expected time of one step of all launches: each of their waves runs all its steps."""
+        z = self.footprint
+        return sum(self.parts.values()) * (self.residency.waves * z.launches if z.persistent else 1)
 
     @property
     def seconds(self) -> float:
-        """Expected time of all steps, with the launch."""
+        """Expected time of all steps, with the launch: what the kernel takes."""
         return (self.step_ns * self.setting.task.T + floors.LAUNCH) * 1e-9
+
+    @cached_property
+    def after(self) -> float:
+        """Expected seconds of what follows the kernel: backward's matrix product over all steps."""
+        s = self.setting
+        return recurrent_ns(s.task, s.device) * 1e-9 if s.direction == "backward" else 0.0
+
+    @property
+    def whole(self) -> float:
+        """Expected seconds of the direction."""
+        return self.seconds + self.after
 
     def _footprint(self, solution: Solution) -> Footprint:
         s = self.setting
@@ -107,17 +119,52 @@ class Candidate:
         return Candidate(self.setting, solution, cost, self.nodes)
 
     def best(self, count: int) -> list[Candidate]:
-        """The `count` tilings of least cost, this one first."""
-        found = cheapest(self.setting.statements, count, NODES)
-        # of several of one cost the search may have met another first
-        others = [pair for pair in found if pair[1] != self.solution][: count - 1]
-        return [self, *(self.with_solution(solution, cost) for cost, solution in others)]
+        """The `count` tilings of least cost, this one first, without near copies."""
+        if count == 1:
+            return [self]
+        for asked in (SOME * count, SOME * SOME * count):
+            found = cheapest(self.setting.statements, asked, NODES)
+            kept = [self]
+            # of several of one cost the search may have met another first
+            for cost, solution in found:
+                other = self.with_solution(solution, cost)
+                if not any(other.copies(one) for one in kept):
+                    kept.append(other)
+            if len(kept) >= count or len(found) < asked:
+                break
+        return kept[:count]
+
+    def of_kind(self, kind: str) -> Candidate | None:
+        """The best tiling of a kind of the kernel."""
+        s = self.setting
+        found = cheapest([one for one in s.statements if s.model.kind(one.fixed) == kind], 1, NODES)
+        return self.with_solution(found[0][1], found[0][0]) if found else None
+
+    def copies(self, better: Candidate) -> bool:
+        """Whether nothing is new in this tiling: it costs no less and differs in details, or the
+        same and differs in two variables at most."""
+        own = self.solution.items()
+        differ = {name for name, value in own if better.solution.get(name) != value}
+        more = 1000 * (self.cost - better.cost)  # within a thousandth the costs are the same
+        if differ <= self.setting.model.details:
+            return more >= -better.cost
+        return abs(more) <= better.cost and len(differ) <= 2
 
     def binding(self) -> list[Binding]:
-        """Limits that are nearly used up, the dearest first."""
-        statement = self.setting.statement(self.solution)
-        assert statement is not None
-        return bindings(statement, self.solution)
+        """What each limit of the device that the model counts costs, the dearest first."""
+        s = self.setting
+        rows = [
+            Binding(name, there, _step_on(more, s, self.step_ns))
+            for name, there, more in raised(s.device)
+            if name in s.model.limits
+        ]
+        return sorted(rows, key=lambda row: row.step_ns)
+
+
+def _step_on(device: Device, setting: Setting, now: float) -> float:
+    """Nanoseconds of a step with the best tiling for a device that can do no less."""
+    found = evaluate_model(setting.model, setting.task, device, setting.direction)
+    return min(now, found.step_ns) if isinstance(found, Candidate) else now
 
 
 @dataclass(frozen=True)
@@ -133,13 +180,13 @@ class Refusal:
 
     @cached_property
     def _closest(self) -> Statement:
-        """The statement that asks least of the device."""
+        """The statement that asks least of a block."""
         s = self.setting
         return s.model.easiest(s.task, s.device, s.direction)
 
-    def closest(self) -> Solution:
-        """The values for which the conflict holds, where the model cuts its problem by some."""
-        return {} if self.reason is not None else self._closest.fixed
+    def closest(self) -> str:
+        """For what the conflict holds, where the model cuts its problem; or ""."""
+        return "" if self.reason is not None else self.setting.model.fixed(self._closest)
 
     def conflict(self) -> list[str]:
         """Constraints that cannot hold together, by name; [] if there is another reason."""
@@ -147,7 +194,7 @@ class Refusal:
 
     @cached_property
     def _conflict(self) -> list[str]:
-        return self._closest.problem.conflict(node_limit=NODES)
+        return conflict(self._closest.problem, NODES)
 
     def shortfalls(self) -> list[str]:
         """For each limit of the conflict: the least that the others leave, and what there is."""
@@ -155,7 +202,9 @@ class Refusal:
 
     def remedies(self) -> list[str]:
         """What would make it fit, each found by solving again."""
-        return list(_remedies(self.setting)) if self.reason is None else []
+        from .heads import remedies
+
+        return remedies(self.setting) if self.reason is None else []
 
 
 def evaluate_model(
@@ -174,64 +223,3 @@ def evaluate_model(
         return Refusal(setting, None)
     ((cost, solution),) = found
     return Candidate(setting, solution, cost, sum(s.nodes for s in setting.statements))
-
-
-def fits(model: Model, task: Task, device: Device, direction: Direction) -> bool:
-    """Whether there is any tiling: quicker than the best one."""
-    if model.refuses(task, device, direction) is not None:
-        return False
-    problem = model.easiest(task, device, direction).problem
-    try:
-        return problem.solve(node_limit=NODES) is not None
-    except SearchLimit:
-        return False
-
-
-# -- what would make it fit ----------------------------------------------------------------------
-
-
-def largest_head(
-    model: Model, task: Task, device: Device, direction: Direction, most: int = 8192
-) -> int:
-    """The largest head dimension that the kernel can hold, other things equal; 0 for none.
-
-    Among multiples of 16, where fits and misfits may alternate (a prime number of fragments cannot
-    be spread): bisection, which looks at the next few before it holds a size for too large.
-    """
-
-    def holds(step: int) -> bool:
-        return fits(model, replace(task, D=step * 16), device, direction)
-
-    low, high = 0, most // 16 + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        reach = range(middle, min(middle + 4, high))
-        found = next((step for step in reversed(reach) if holds(step)), None)
-        low, high = (found, high) if found is not None else (low, middle)
-    return low * 16
-
-
-def _remedies(setting: Setting) -> Iterable[str]:
-    model, task, device, direction = (
-        setting.model,
-        setting.task,
-        setting.device,
-        setting.direction,
-    )
-    largest = largest_head(model, task, device, direction, task.D)
-    yield (
-        f"a head dimension of at most {largest}"
-        if largest
-        else "no head dimension (of the multiples of 16) fits"
-    )
-    for heads in divisors(task.D) or ():
-        if heads > 1 and fits(
-            model, replace(task, D=task.D // heads, H=task.H * heads), device, direction
-        ):
-            yield f"{task.H * heads} heads of {task.D // heads} instead of {task.H} of {task.D}"
-            break
-    if task.dtype in ("float32", "float64"):
-        for dtype in ("float32", "bfloat16"):
-            if dtype != task.dtype and fits(model, replace(task, dtype=dtype), device, direction):
-                yield f"dtype {dtype}"
-                break

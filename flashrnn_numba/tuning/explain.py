@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .binding import TIGHT, Binding
-from .candidates import Candidate, Refusal, evaluate_model
+from .candidates import Candidate, Refusal
 from .models.common import limits, whole
+from .models.floors import origin_of_times
 from .plan import Pass, Plan
 
 
@@ -32,7 +32,9 @@ def _title(plan: Plan) -> str:
     major, minor = device.compute_capability
     lines = [
         f"{problem}, on {device.name} (sm_{major}{minor}, {device.sms} SMs; {plan.why})",
-        f"backend {plan.backend}: {_time(plan.seconds)} expected, forward and backward",
+        f"backend {plan.backend}: {_time(plan.seconds)} expected, forward and backward, on the "
+        "device (without launches and the host)",
+        origin_of_times(device),
     ]
     faster = plan.faster_backend()
     if faster is not None:
@@ -58,7 +60,7 @@ def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
     lines += ["", "  tiling"]
     lines += _indent(columns([[k, v] for k, v in chosen.tiling.items()]), 4)
     lines += ["", *_indent(_limits(chosen))]
-    lines += ["", *_indent(_binding(chosen.binding(), chosen))]
+    lines += ["", *_indent(_binding(chosen))]
     lines += ["", *_indent(_next_tilings(chosen, next_best))]
     others = [*_other_kinds(chosen), *(c for c in part.able if c is not chosen)]
     others.sort(key=lambda c: c.seconds)
@@ -74,14 +76,18 @@ def _section(chosen: Candidate, part: Pass, next_best: int) -> str:
 
 def _expected(chosen: Candidate) -> list[str]:
     step = sum(chosen.parts.values())
-    waves = chosen.residency.waves
+    z, waves = chosen.footprint, chosen.residency.waves
     line = f"expected {_time(chosen.seconds)}: {chosen.setting.task.T} steps"
     line += f" of {_time(step * 1e-9)}"
-    if waves > 1 and chosen.footprint.persistent:
+    if waves > 1 and z.persistent:
         line += f" in each of {waves} waves"
+    if z.launches > 1:
+        line += f" in each of {z.launches} launches, one after another"
     rows = [line]
     parts = [f"{name} {_time(ns * 1e-9)}" for name, ns in chosen.parts.items()]
     rows.append("  a step: " + " + ".join(parts))
+    if chosen.after:
+        rows.append(f"weight gradients {_time(chosen.after)}: a matrix product over all steps")
     return rows
 
 
@@ -90,39 +96,39 @@ def _limits(chosen: Candidate) -> list[str]:
     for row in limits(chosen.footprint, chosen.setting.device):
         share = f"{100 * row.used / row.limit:.0f} %" if row.limit else ""
         rows.append([row.name, whole(row.used), whole(row.limit), share, row.unit])
+        if row.name == "registers a thread" and chosen.footprint.needed is not None:
+            rows[-1][-1] += f" allowed; by estimate {chosen.footprint.needed} needed"
+    return [*columns(rows, "<>>><"), _in_all(chosen)]
+
+
+def _in_all(chosen: Candidate) -> str:
     z, lies = chosen.footprint, chosen.residency
     if z.cluster > 1:
         total = f"{-(-z.blocks // z.cluster)} clusters of {z.cluster}, {lies.clusters} at once"
     else:
         total = f"{whole(z.blocks)} blocks, {whole(lies.blocks)} at once"
+    if z.launches > 1:
+        total = f"{z.launches} launches of up to {whole(z.blocks)} blocks, one after another"
+        return f"in all {total}; those of a launch wait for each other"
     waves = "1 wave" if lies.waves == 1 else f"{lies.waves} waves"
-    together = "; all wait for each other" if z.together else ""
-    return [*columns(rows, "<>>><"), f"in all {total}: {waves}{together}"]
+    return f"in all {total}: {waves}{'; all wait for each other' if z.together else ''}"
 
 
-def _binding(rows: list[Binding], chosen: Candidate) -> list[str]:
-    if not rows:
-        full = [
-            row.name
-            for row in limits(chosen.footprint, chosen.setting.device)
-            if row.used >= TIGHT * row.limit and row.unit != "blocks"
-        ]
-        least = f"{100 * TIGHT:.0f} %"
-        if full:
-            return [f"binding: no constraint alone; at {least} of the device: {', '.join(full)}"]
-        return [f"binding: nothing; no limit of the tiling is used to {least}"]
-    table = [
-        [row.name, f"{whole(row.left)} {row.sign} {whole(row.right)}", row.unit, _gain(row.without)]
-        for row in rows
-    ]
-    return [f"binding (at {100 * TIGHT:.0f} % of the limit or more)", *_indent(columns(table))]
-
-
-def _gain(without: float | None) -> str:
-    if without is None:
-        return "without it: not settled"
-    percent = 100 * (1 - without)
-    return f"without it: cost {percent:.0f} % lower" if percent >= 0.5 else "without it: the same"
+def _binding(chosen: Candidate) -> list[str]:
+    """What the device's limits cost: those that matter as a table, the others by name."""
+    now, rows, others = chosen.step_ns, [], []
+    for row in chosen.binding():
+        less = 100 * (1 - row.step_ns / now) if now else 0.0
+        if less >= 0.5:
+            to = f"{_time(now * 1e-9)} -> {_time(row.step_ns * 1e-9)}"
+            rows.append([f"{row.name} ({row.there})", to, f"{less:.0f} % less"])
+        else:
+            others.append(row.name)
+    lines = ["binding: a step of the best tiling, had the device twice as much"]
+    lines += _indent(columns(rows))
+    if others:
+        lines.append(f"  no difference: {', '.join(others)}")
+    return lines
 
 
 def _next_tilings(chosen: Candidate, count: int) -> list[str]:
@@ -137,7 +143,7 @@ def _next_tilings(chosen: Candidate, count: int) -> list[str]:
             for name, value in other.solution.items()
             if value != chosen.solution[name]
         ]
-        rows.append([f"cost +{more:.1f} %", ", ".join(changes)])
+        rows.append([f"cost {more:+.1f} %", ", ".join(changes)])
     return ["next best tilings", *_indent(columns(rows))]
 
 
@@ -150,18 +156,15 @@ def _other(other: Candidate, chosen: Candidate) -> list[str]:
 
 def _other_kinds(chosen: Candidate) -> list[Candidate]:
     """The best of each kind of the chosen kernel that lost."""
-    s = chosen.setting
-    kinds = {kind: alone for kind, alone in s.model.kinds().items() if kind != chosen.kind}
-    found = [evaluate_model(alone, s.task, s.device, s.direction) for alone in kinds.values()]
-    return [c for c in found if isinstance(c, Candidate)]
+    found = [chosen.of_kind(kind) for kind in chosen.setting.model.kinds() if kind != chosen.kind]
+    return [c for c in found if c is not None]
 
 
 def _refusal(refusal: Refusal) -> list[str]:
     if refusal.reason is not None:
         return [f"{refusal.name}: {refusal.reason}"]
     names = ", ".join(f"`{name}`" for name in refusal.conflict())
-    at = ", ".join(f"{name} {value}" for name, value in refusal.closest().items())
-    even = f", even with {at}" if at else ""
+    even = f", even with {closest}" if (closest := refusal.closest()) else ""
     lines = [f"{refusal.name}: no tiling{even}; these cannot hold together: {names}"]
     lines += [f"  {line}" for line in refusal.shortfalls()]
     remedies = refusal.remedies()

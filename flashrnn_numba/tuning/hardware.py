@@ -86,7 +86,9 @@ class Device:
     def registers_allowed(self, threads: int, blocks: int = 1) -> int:
         """The most registers a thread may use so that `blocks` blocks of `threads` fit an SM."""
         _positive(threads=threads, blocks=blocks)
-        for registers in range(self.registers_per_thread, 0, -1):
+        most, unit = self.registers_per_thread, REGISTER_UNIT // WARP
+        # those of one unit are allocated alike
+        for registers in (most, *range((most - 1) // unit * unit, 0, -unit)):
             if self._blocks_by_registers(threads, registers) >= blocks:
                 return registers
         return 0
@@ -157,21 +159,21 @@ class Device:
     # -- where it comes from -----------------------------------------------------------------
 
     @staticmethod
-    def named(name: str) -> Device:
+    def named(name: str, argument: str = "name") -> Device:
         """The limits of a GPU by its name: A100, H100, H200, L40S, RTX 4090, B200 or T4.
 
         Upper and lower case, spaces, hyphens and maker's prefixes do not matter. ValueError for
-        any other name. Plan with what `query` says where the device is at hand: boards of one
-        name differ in clock, memory, and in the SMs of each GPC.
+        any other name; argument -- what it calls the name. Plan with what `query` says where the
+        device is at hand: boards of one name differ in clock, memory, and in the SMs of each GPC.
         """
         if not isinstance(name, str):
-            raise TypeError(f"name: expected a str such as 'H200', got {name!r}")
+            raise TypeError(f"{argument}: expected a str such as 'H200', got {name!r}")
         device = NAMED.get(_plain(name))
         if device is None:
-            known = ", ".join(d.name for d in NAMED.values())
+            known = ", ".join(d.name for d in _DEVICES)
             raise ValueError(
-                f"name: no device {name!r} on record; expected one of {known}. On a machine that "
-                "has the device, Device.query() reads its limits"
+                f"{argument}: no device {name!r} on record; expected one of {known}. On a machine "
+                "that has the device, Device.query() reads its limits"
             )
         return device
 

@@ -118,7 +118,7 @@ class Plan:
         for name in AUTO:
             found = [c for c in (p.first(name) for p in self.passes) if c is not None]
             if found and len(found) == len(self.passes):
-                both[name] = sum(c.seconds for c in found)
+                both[name] = sum(c.whole for c in found)
         return both
 
     def chosen(self, direction: Direction) -> Candidate | None:
@@ -138,20 +138,22 @@ class Plan:
 
     @property
     def kernel(self) -> str:
-        """The forward kernel: "tensor", "cluster", "portable", "alternating" or "cpu"."""
+        """The forward kernel: "tensor", "cluster", "grid", "portable", "alternating" or "cpu"."""
         return self.forward.kind if self.forward else "cpu"
 
     @property
     def seconds(self) -> float | None:
-        """Expected time, forward and backward; None on the CPU, for which there is no model."""
+        """Expected time on the device, forward and backward with the weight gradients; None on the
+        CPU, for which there is no model. Launches and the host's time are left out, but for one
+        launch of each kernel."""
         found = [c for c in (self.forward, self.backward) if c is not None]
-        return sum(c.seconds for c in found) if found else None
+        return sum(c.whole for c in found) if found else None
 
     def explain(self, next_best: int = 3) -> str:
         """All of it as text; next_best -- how many other tilings to show."""
         from .explain import explain
 
-        return explain(self, next_best)
+        return explain(self, _size("next_best", next_best, 0))
 
     def __str__(self) -> str:
         return self.explain()
@@ -209,6 +211,7 @@ def _as_dict(candidate: Candidate) -> dict[str, Any]:
         "parts_ns": candidate.parts,
         "step_ns": candidate.step_ns,
         "seconds": candidate.seconds,
+        "weight_gradients_seconds": candidate.after,
     }
 
 
@@ -245,7 +248,7 @@ def _device(device: str | Device | None) -> tuple[Device | None, str]:
     if isinstance(device, str):
         if device.lower() == "cpu":
             return None, "as asked"
-        return Device.named(device), "by name, from figures on record"
+        return Device.named(device, "device"), "by name, from figures on record"
     if device is not None:
         raise TypeError(
             f"device must be a name such as 'H200', a Device, 'cpu' or None, got "

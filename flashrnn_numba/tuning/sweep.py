@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..kernels.interface import Task
-from .candidates import largest_head
 from .explain import columns
 from .hardware import Device
+from .heads import largest_head
 from .models.common import DIRECTIONS
 from .models.registry import models
 from .plan import plan_task

@@ -65,6 +65,9 @@ def test_unknown_name_lists_the_known():
         Device.named("V100")
     with pytest.raises(TypeError, match="expected a str"):
         Device.named(90)
+    with pytest.raises(ValueError, match=r"^device: no device 'H300'") as error:
+        Device.named("H300", "device")
+    assert all(str(error.value).count(f"{name},") <= 1 for name in NAMES)
 
 
 def test_device_is_frozen():

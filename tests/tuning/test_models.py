@@ -11,6 +11,7 @@ import pytest
 
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels.interface import Task
+from flashrnn_numba.kernels.tensor_layout import padded_head
 from flashrnn_numba.tuning import Device
 from flashrnn_numba.tuning.autotuning import is_tiling
 from flashrnn_numba.tuning.candidates import NODES, Candidate, Refusal, evaluate_model
@@ -104,6 +105,17 @@ def test_rows_of_the_tiling_are_told(name):
     assert costs == sorted(costs)
     solutions = [tuple(c.solution.items()) for c in got.best(4)]
     assert len(set(solutions)) == len(solutions)
+
+
+@pytest.mark.parametrize("device", ["L40S", "H200"])
+def test_the_model_pads_a_head_as_the_kernel_does(device):
+    """On an L40S 256 units for 200 kept R out of registers in the model, and the kernel, which has
+    224, did not fit: a plan without a wave."""
+    for t in (task(200, 4, 128, "gru"), task(100, 3, 256, "gru"), task(1020, 1, 16)):
+        got = evaluate_model(model("grid"), t, Device.named(device), "forward")
+        z = got.solution
+        assert z["padded"] == padded_head(t.D, z["cluster"], z["octets"], z["splits"])
+        assert got.residency.waves == 1
 
 
 @pytest.mark.parametrize("name", MODELS)

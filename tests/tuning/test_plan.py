@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,7 @@ from flashrnn_numba.__main__ import main
 from flashrnn_numba.cells import cell, get_cell, tanh
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import Device
-from flashrnn_numba.tuning.candidates import (
-    Candidate,
-    Refusal,
-    evaluate_model,
-    fits,
-    largest_head,
-)
+from flashrnn_numba.tuning.candidates import Candidate, Refusal, evaluate_model
 from flashrnn_numba.tuning.models.common import DIRECTIONS, exceeded
 from flashrnn_numba.tuning.models.registry import model, models
 from flashrnn_numba.tuning.models.tensor_cores import backward_tiling, forward_tiling
@@ -200,7 +193,11 @@ def test_cpu_by_name():
         ({"D": 0}, ValueError, "D must be at least 1, got 0"),
         ({"H": 1.5}, TypeError, "H must be an integer, got float"),
         ({"dtype": "int8"}, TypeError, "dtype must be one of float64, float32"),
-        ({"device": "H300"}, ValueError, "no device 'H300' on record; expected one of A100"),
+        (
+            {"device": "H300"},
+            ValueError,
+            "device: no device 'H300' on record; expected one of A100",
+        ),
         ({"device": 3}, TypeError, "device must be a name such as 'H200'"),
         ({"function": "rnn"}, ValueError, "there is no cell 'rnn'"),
         ({"precision": "low"}, ValueError, "precision must be 'auto', 'exact' or"),
@@ -218,102 +215,6 @@ def test_dtypes_by_any_name():
     for dtype in ("bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"):
         assert fr.plan(**SIZES, dtype=dtype, device="H200").task.dtype == "bfloat16"
     assert fr.plan(**SIZES, dtype=np.float32, device="H200").task.dtype == "float32"
-
-
-# -- what does not fit, and why ------------------------------------------------------------------
-
-
-def refusal(D: int, name: str = "portable", dtype: str = "float32") -> Refusal:
-    task = Task(get_cell("lstm"), 16, 1024, 1, D, dtype, "cupy")
-    found = evaluate_model(model(name), task, H200, "forward")
-    assert isinstance(found, Refusal)
-    return found
-
-
-def test_the_conflict_names_real_constraints():
-    found = refusal(768)
-    problem = found._closest.problem
-    names = found.conflict()
-    assert names
-    assert set(names) <= {r.name for r in problem.constraints}
-    assert "shared memory of a block" in names
-    (line,) = found.shortfalls()
-    assert line.startswith("shared memory of a block: at least ")
-    assert line.endswith("bytes, limit 232 448")
-    # R alone: 4 gates of 768 x 768 float32
-    least = int("".join(c for c in line.split("bytes")[0] if c.isdigit()))
-    assert least > 4 * 768 * 768 * 4
-
-
-def test_remedies_really_fit():
-    found = refusal(768)
-    remedies = found.remedies()
-    task, portable = found.setting.task, model("portable")
-    largest = largest_head(portable, task, H200, "forward")
-    assert remedies[0] == f"a head dimension of at most {largest}"
-
-    def holds(D: int, dtype: str = "float32") -> bool:
-        return fits(portable, Task(task.cell, 16, 1, 1, D, dtype, "cupy"), H200, "forward")
-
-    assert holds(largest)
-    assert not holds(largest + 16)
-    heads, dim = (int(remedies[1].split()[i]) for i in (0, 3))
-    assert heads * dim == 768
-    assert holds(dim)
-
-
-def test_a_smaller_dtype_is_offered_where_it_helps():
-    found = refusal(144, dtype="float64")
-    assert any(line.startswith("dtype ") for line in found.remedies())
-
-
-def test_constraints_that_bind_are_at_their_limit():
-    for D, H in ((64, 12), (128, 6), (160, 1)):
-        p = fr.plan(B=16, T=64, H=H, D=D, dtype="float32", device=H200)
-        for chosen in (p.forward, p.backward):
-            for row in chosen.binding():
-                used, limit = (row.left, row.right) if "<" in row.sign else (row.right, row.left)
-                assert 0.9 * limit <= used + 1 <= limit + 1
-                assert row.without is None or row.without <= 1
-
-
-# -- as text -------------------------------------------------------------------------------------
-
-
-def test_explain_says_it_all():
-    p = fr.plan(**SIZES, device="H200")
-    text = p.explain()
-    for part in ("FORWARD: ", "BACKWARD: ", "tiling", "resource", "share", "other kernels"):
-        assert part in text
-    assert text.startswith("lstm, bfloat16, 16 rows, 1024 steps, 1 head of 768, on H200 (sm_90")
-    assert f"backend {p.backend}: " in text
-    assert "registers a thread" in text
-    assert "shared memory a block" in text
-    small = fr.plan(B=16, T=64, H=12, D=64, dtype="float32", device="H200")
-    assert small.explain(2).count("cost +") == 4  # two forward, two backward
-    assert "next best tilings: none asked for" in small.explain(0)
-    assert "these cannot hold together: `shared memory of a block`" in text
-    assert "it would fit with a head dimension of at most " in text
-    assert max(map(len, text.splitlines())) < 200
-    assert str(p) == text
-
-
-def test_other_kernels_come_with_their_price():
-    p = fr.plan(B=16, T=1024, H=12, D=64, device="H200")
-    for part in p.passes:
-        assert {c.name for c in part.able} | {r.name for r in part.refused} == {
-            m.name for m in models()
-        }
-    assert f"x {p.passes[0].first('alternating').seconds / p.forward.seconds:.2f}" in p.explain(0)
-
-
-def test_plain_data_round_trips():
-    data = json.loads(json.dumps(fr.plan(**SIZES, device="A100").to_dict()))
-    assert data["task"]["D"] == 768
-    assert {row["name"] for row in data["forward"]["limits"]} >= {"threads a block"}
-    assert data["forward"]["seconds"] > 0
-    refused = {row["kernel"]: row for row in data["forward"]["refused"]}
-    assert refused["portable"]["conflict"]
 
 
 # -- the command ---------------------------------------------------------------------------------
@@ -423,24 +324,29 @@ def test_the_picture_is_drawn(small_map, tmp_path, suffix):
 
 
 def test_cold_start_imports_no_numba_and_is_fast():
-    """Under a second on an idle machine; the bound is wide for a busy one."""
+    """Under a second; in processor time, which other jobs on the machine do not count in. (They
+    slow it down, by caches and clocks: the fastest of three.)"""
     code = (
-        "import sys\nfrom flashrnn_numba.__main__ import main\n"
+        "import sys, time\nfrom flashrnn_numba.__main__ import main\n"
         f"assert main(['plan', *{ASKED!r}]) == 0\n"
-        "heavy = {'numba', 'cupy', 'llvmlite', 'matplotlib', 'cuda'} & set(sys.modules)\n"
-        "print('heavy:', sorted(heavy))\n"
+        "heavy = {'numba', 'cupy', 'llvmlite', 'matplotlib', 'cuda'}\n"
+        "heavy |= {'flashrnn_numba.kernels.launch', 'flashrnn_numba.calls'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+        "print(time.process_time())\n"
     )
-    start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-    seconds = time.perf_counter() - start
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "heavy: []"
-    assert "FORWARD: " in done.stdout
-    print(f"{seconds:.2f} s")
-    assert seconds < 3
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        heavy, time = done.stdout.splitlines()[-2:]
+        assert heavy == "heavy: []"
+        assert "FORWARD: " in done.stdout
+        seconds.append(float(time))
+    print(f"{min(seconds):.2f} s")
+    assert min(seconds) < 1
 
 
 def test_the_package_alone_brings_no_planner():

@@ -11,7 +11,8 @@ from benchmarks.ranking import spearman
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.tuning import Device
 from flashrnn_numba.tuning.models import tensor, tensor_backward
-from flashrnn_numba.tuning.models.tensor_costs import Spread
+from flashrnn_numba.tuning.models import tensor_costs as costs
+from flashrnn_numba.tuning.models.tensor_costs import Pace, Spread
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 H200 = Device.named("H200")
@@ -43,3 +44,15 @@ def test_the_model_ranks_what_was_timed(row):
     assert len(found) > len(every) // 2
     assert spearman(*zip(*found, strict=True)) > 0.5
     assert min(found)[1] < 1.1 * min(ms for _, ms in found)
+
+
+def test_cards_differ_by_their_clock_and_by_tensor_cores_that_are_slower():
+    for name in ("H100", "H200"):
+        fitted = Pace.of(Device.named(name))
+        assert fitted.cycle == 1
+        assert fitted.mma < costs.MMA
+        assert 10 * fitted.mma / 1.98 < min(4 * costs.PRODUCT, costs.ONE_WARP)
+    # cycles of an mma of 2048 products on one of four tensor cores, tenths
+    per_mma = {"A100": 80, "L40S": 160, "RTX 4090": 320, "B200": 20}
+    assert {name: Pace.of(Device.named(name)).mma for name in per_mma} == per_mma
+    assert Pace.of(Device.named("A100")).cycle == pytest.approx(1.98 / 1.41)

@@ -7,7 +7,9 @@ kernel's block has one size for all problems, so nothing is left to choose.
 
 from __future__ import annotations
 
-from ...kernels.alternating_plan import THREADS, piece_steps
+from collections.abc import Iterable
+
+from ...kernels.alternating_sizes import THREADS
 from ...kernels.formats import FORMATS
 from ...kernels.interface import Task
 from ..hardware import WARP, Device
@@ -24,6 +26,8 @@ class Alternating:
     title = "a matrix product and a pointwise kernel a step"
     backend = "alternating"
     note = "replayed as CUDA graphs; the times of their nodes are estimates"
+    limits = frozenset({"SMs", "memory"})
+    details = frozenset[str]()
 
     def kind(self, solution: Solution) -> str:
         return self.name
@@ -38,7 +42,8 @@ class Alternating:
         return None
 
     def build(self, task: Task, device: Device, direction: Direction) -> tuple[Statement, ...]:
-        """threads of a pointwise block, and how many blocks cover all units of all rows."""
+        """threads of a pointwise block, and how many blocks cover all units of all rows. The cost:
+        the step's nanoseconds."""
         p = Problem()
         items = max(1, task.B) * task.H * task.D
         threads = p.variable("threads", [THREADS])
@@ -49,16 +54,28 @@ class Alternating:
         )
         p.require(blocks * threads >= items, "every unit has a thread", "threads")
         p.require((blocks - 1) * threads < items, "no idle block", "threads")
-        return (Statement(lambda: (p, blocks * threads)),)
+        cost = round(sum(self.step_ns(task, device, direction, {}).values()))
+        return (Statement(lambda: (p, cost)),)
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         return self.build(task, device, direction)[0]
 
+    def head_dims(
+        self, task: Task, device: Device, direction: Direction, most: int
+    ) -> Iterable[int]:
+        return (most,)
+
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
+        # brings the kernel along, which only those who run it need
+        from ...kernels.alternating_plan import piece_steps
+
         return {
             "pointwise kernel": f"{solution['blocks']} blocks of {solution['threads']} threads",
             "nodes of the graph": f"2 a step, {2 * piece_steps(task)} in the largest graph",
         }
+
+    def fixed(self, statement: Statement) -> str:
+        return ""
 
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution

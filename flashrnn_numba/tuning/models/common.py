@@ -8,7 +8,7 @@ a `Footprint`; the arithmetic of limits is here, once for all kernels.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -46,13 +46,15 @@ class Statement:
     A model may cut its problem into several statements, one for each value of some variables:
     `fixed` are these, and part of every solution. `total` turns a solution of the problem into a
     cost that can be compared between statements, or to None if it cannot run after all; without
-    `total` the cost itself can be compared. No solution costs less than `least`.
+    `total` the cost itself can be compared. No solution costs less than `least`. Where several head
+    dimensions lead to the same problem, these are `alike`; None: unknown.
     """
 
     state: Callable[[], tuple[Problem, Expression | int]]
     fixed: Solution = field(default_factory=dict)
     total: Callable[[Solution], int | None] | None = None
     least: int = 0
+    alike: Hashable = None
 
     @cached_property
     def _stated(self) -> tuple[Problem, Expression | int]:
@@ -82,12 +84,20 @@ class Statement:
 
     def best(self, count: int, node_limit: int | None = None) -> list[tuple[int, Solution]]:
         """(cost, whole solution) of the `count` best, cheapest first."""
-        rows = []
-        for own in self.problem.best(count, self.cost, node_limit=node_limit):
-            value = self.value(own)
+        if count not in self._found:
+            self._found[count] = list(self._best(count, node_limit))
+        return sorted(self._found[count], key=lambda row: row[0])
+
+    @cached_property
+    def _found(self) -> dict[int, list[tuple[int, Solution]]]:
+        """What was asked for before: kinds of a kernel share statements."""
+        return {}
+
+    def _best(self, count: int, node_limit: int | None) -> Iterable[tuple[int, Solution]]:
+        for cost, own in self.problem.ranked(count, self.cost, node_limit=node_limit):
+            value = cost if self.total is None else self.total(own)
             if value is not None:
-                rows.append((value, self.fixed | own))
-        return sorted(rows, key=lambda row: row[0])
+                yield value, self.fixed | own
 
     def own(self, solution: Solution) -> Solution:
         """The problem's own part of a whole solution."""
@@ -118,6 +128,8 @@ class Footprint:
 
     together -- all blocks must be on the device at once: they wait for each other.
     persistent -- a block runs all time steps, so every further wave repeats them all.
+    launches -- how many such launches follow each other, the last one perhaps with fewer blocks.
+    needed -- registers that a thread cannot do without, by the model's estimate; None: it has none.
     """
 
     threads: int
@@ -127,6 +139,8 @@ class Footprint:
     cluster: int = 1
     together: bool = False
     persistent: bool = True
+    launches: int = 1
+    needed: int | None = None
 
 
 class Model(Protocol):
@@ -134,12 +148,17 @@ class Model(Protocol):
 
     name -- short; title -- for people; backend -- which backend runs it;
     note -- what else a reader should know, or "".
+    limits -- what of the device (binding.py) its tilings and times count.
+    details -- variables that make no other tiling: the best of those that differ only there stands
+        for all.
     """
 
     name: str
     title: str
     backend: str
     note: str
+    limits: frozenset[str]
+    details: frozenset[str]
 
     def kind(self, solution: Solution) -> str:
         """Which kind of the kernel a solution is, in a word: the name where there is one kind."""
@@ -157,20 +176,30 @@ class Model(Protocol):
         """The tiling as an integer problem, or as several that are solved one by one."""
 
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
-        """The one of them that asks least of the device: where it has no tiling, none has."""
+        """The one of them that asks least of a block: where none has a tiling, it tells why."""
+
+    def head_dims(
+        self, task: Task, device: Device, direction: Direction, most: int
+    ) -> Iterable[int]:
+        """Head dimensions up to `most`, the largest first, other things as in the task. Each other
+        one that fits has one of these above it that fits, too."""
 
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         """The solution in the kernel's vocabulary: name -> value with its unit."""
 
+    def fixed(self, statement: Statement) -> str:
+        """What a statement fixes, in the same vocabulary; "" where it fixes nothing."""
+
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> Footprint:
-        """What the launch takes."""
+        """What the launch takes; of several the first."""
 
     def step_ns(
         self, task: Task, device: Device, direction: Direction, solution: Solution
     ) -> dict[str, float]:
-        """Nanoseconds of one time step of one wave, by part; their sum is the step."""
+        """Nanoseconds of one time step of one wave of one launch, by part; their sum is the
+        step."""
 
 
 class Limit(NamedTuple):

@@ -1,5 +1,6 @@
 """What a time step cannot avoid, in nanoseconds: measured on one H200 (132 SMs, driver 580) unless
-it says "estimate". Other cards are planned with the same figures.
+it says "estimate". Other cards are planned with the same figures, or with the same cycles where a
+model counts these.
 """
 
 from __future__ import annotations
@@ -22,7 +23,19 @@ THROUGH_L2 = {
 GRAPH_NODE = 1300.0  # estimate
 SMALL_PRODUCT = 3500.0  # estimate: a cuBLAS product that fills no SM, from start to end
 POINTWISE = 1500.0  # estimate: a kernel that loads, computes a cell and stores once
+FITTED_GHZ = 1.98  # of the H200 that costs were fitted to
 LAUNCH = 10_000.0  # one launch from Python with a few arguments
+
+
+def origin_of_times(device: Device) -> str:
+    """Where a plan's times come from, for people."""
+    if "H200" in device.name:
+        return "times: from measurements on an H200"
+    if "H100" in device.name and device.sms == 132:
+        return (
+            "times: from measurements on an H200, the same chip with more memory; not on this card"
+        )
+    return "times: scaled from an H200 by clocks and tensor cores; not measured on this card"
 
 
 def interpolate(table: Mapping[int, float], at: int) -> float:

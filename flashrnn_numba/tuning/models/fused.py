@@ -88,6 +88,7 @@ def model(
     p.require(s.product_threads <= z.threads, name="threads of the product", unit="threads")
     p.require(s.per_thread <= PER_THREAD, name="units a thread", unit="units")
     for threads, limit in REGISTERS.items():
+        limit = limit * device.registers_per_thread // 255
         p.require(
             (z.threads != threads) | (registers(cell, dtype, direction, z, s) <= limit),
             name=f"registers a thread at {threads} threads",

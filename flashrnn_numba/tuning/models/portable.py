@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...kernels.fused import grid_of
-from ...kernels.fused_layout import Layout, Tiling, layout
+from collections.abc import Iterable
+
+from ...kernels.fused_layout import Layout, Tiling, grid_of, layout
 from ...kernels.interface import Task
 from ..hardware import Device
 from . import fused, fused_time
@@ -15,6 +16,8 @@ class Portable:
     title = "fused, portable: R in shared memory, plain arithmetic"
     backend = "fused"
     note = "one kernel serves every batch size; registers: what leaves room for its blocks on an SM"
+    limits = frozenset({"SMs", "registers", "shared memory", "threads"})
+    details = frozenset[str]()
 
     def kind(self, solution: Solution) -> str:
         return self.name
@@ -35,6 +38,12 @@ class Portable:
     def easiest(self, task: Task, device: Device, direction: Direction) -> Statement:
         return self.build(task, device, direction)[0]
 
+    def head_dims(
+        self, task: Task, device: Device, direction: Direction, most: int
+    ) -> Iterable[int]:
+        largest = fused.largest_head(task.cell, task.dtype, direction, device)
+        return range(min(most, largest), 0, -1)
+
     def tiling(self, task: Task, direction: Direction, solution: Solution) -> dict[str, str]:
         z = solution
         return {
@@ -45,6 +54,9 @@ class Portable:
             "warps a block": str(z["threads"] // 32),
             "R": f"in shared memory, {len(task.cell.recurrent_gates)} gates",
         }
+
+    def fixed(self, statement: Statement) -> str:
+        return ""
 
     def resources(
         self, task: Task, device: Device, direction: Direction, solution: Solution
@@ -57,6 +69,7 @@ class Portable:
             registers=device.registers_allowed(z.threads, per_sm),
             shared_bytes=s.shared_bytes,
             blocks=max(1, along_batch * along_heads),
+            needed=evaluate(fused.registers(task.cell, task.dtype, direction, z, s)),
         )
 
     def step_ns(

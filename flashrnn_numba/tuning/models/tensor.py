@@ -11,12 +11,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
+from operator import or_
 from types import SimpleNamespace
 from typing import Any
 
 from ...cells import Cell
 from ...cells.expression import topological
+from ...kernels.interface import Task
 from ...kernels.tensor_layout import (
     FRAGMENT_BYTES,
     PASSAGE,
@@ -34,6 +36,8 @@ AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 N_TILES = (1, 2, 4)
+REGISTERS = 255, 65536  # of a thread, of a block
+MOST_WARPS = 16
 GRID_UNITS = (8, 16, 24, 32, 48, 64)  # of a CTA
 SPECIAL = {
     "sigmoid": 2,
@@ -108,6 +112,7 @@ def statement(
         partial(model, cell, B, H, D, device, spread, size),
         fixed | {"ragged": ragged(D, size), "older": older(device)},
         least=at_least(cell, B, H, D, device, spread, size),
+        alike=(spread, size, ragged(D, size), *padded_heads(D, spread, size)),
     )
 
 
@@ -134,10 +139,30 @@ def groups_at_once(spread: Spread, device: Device) -> int:
     return device.sms // spread.blocks if spread.grid else device.resident_clusters(spread.blocks)
 
 
+def groups_of_launch(tiling: Tiling, device: Device) -> int:
+    """How many heads or batch tiles the device works on at a time, at one CTA an SM."""
+    return groups_at_once(Spread(tiling.cluster, tiling.grid), device)
+
+
+def rows_of_group(task: Task, tiling: Tiling, device: Device) -> int:
+    """Batch rows of a group of CTAs: as few as all groups that run at once allow, because the fewer
+    rows the less there is to exchange."""
+    if tiling.cluster == 1:
+        return tiling.batch
+    at_once = max(1, groups_of_launch(tiling, device) // task.H)
+    return max(1, min(tiling.batch, -(-task.B // at_once)))
+
+
 def could_hold(cell: Cell, D: int, size: int, spread: Spread, device: Device) -> bool:
-    """Whether R is no more than all registers and shared memory of so many CTAs."""
-    room = device.shared_per_block + 4 * device.registers_per_block
-    return len(cell.recurrent_gates) * D * D * size <= spread.blocks * room
+    """Whether a CTA's share of R is no more than its shared memory and the registers that are left
+    beside what a thread cannot do without. Most ways to spread a large head need not be looked
+    at."""
+    gates = len(cell.recurrent_gates)
+    # as in _registers: one pair, one accumulator
+    fixed = 40 + 4 * EARLY + 4 + len(cell.states) + len(cell.input_gates) + len(cell.bias_gates)
+    units = -(-D // (8 * spread.blocks)) * 8
+    room = max(128 * n * (_register_limit(n, device) - fixed) for n in range(1, MOST_WARPS + 1))
+    return gates * units * D * size <= device.shared_per_block + max(0, room)
 
 
 def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread, size: int) -> int:
@@ -145,7 +170,7 @@ def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread,
     and the exchange, for each number of batch rows and of warps."""
     counts, units = Counts.of(cell), -(-D // spread.blocks)
     at_once = groups_at_once(spread, device)
-    found = []
+    found, pace = [], costs.Pace.of(device)
     for n_tiles, wide, warps in itertools.product(N_TILES, (1, 2), (4, 8, 12, 16)):
         z = SimpleNamespace(
             **{"grid": spread.grid, "size": size, "cluster": spread.blocks, "padded": D},
@@ -157,13 +182,13 @@ def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread,
             **{"m_tiles": fragments // warps, "k_steps": 1, "units": units},
             batch=8 * n_tiles // wide,
         )
-        found.append(costs.forward(counts, B, H, z, s, at_once))
+        found.append(costs.forward(counts, B, H, z, s, at_once, pace))
     return min(found)
 
 
-def tiling_of(cell: Cell, solution: dict[str, int]) -> Tiling:
+def tiling_of(cell: Cell, solution: Solution, device: Device | None = None) -> Tiling:
     """What the kernel is given for a solution of the model."""
-    s = solved_sizes(cell, solution)
+    s = solved_sizes(cell, solution, device)
     names = ("cluster", "n_tiles", "octets", "splits", "chains", "spread")
     return Tiling(
         **{name: solution[name] for name in names},
@@ -177,14 +202,14 @@ def tiling_of(cell: Cell, solution: dict[str, int]) -> Tiling:
 def step_ns(cell: Cell, B: int, H: int, D: int, device: Device, solution: Solution) -> float:
     """Of all waves together."""
     spread = Spread(solution["cluster"], bool(solution["grid"]))
-    cycles = statement(cell, B, H, D, device, spread, solution["size"]).value(solution)
-    assert cycles is not None
-    return cycles / device.clock_ghz
+    z, s = SimpleNamespace(**solution), solved_sizes(cell, solution, device)
+    shape, at_once = (Counts.of(cell), batch_class(B), H), groups_at_once(spread, device)
+    return int(costs.forward(*shape, z, s, at_once, costs.Pace.of(device))) / device.clock_ghz
 
 
-def solved_sizes(cell: Cell, solution: dict[str, int]) -> SimpleNamespace:
+def solved_sizes(cell: Cell, solution: Solution, device: Device | None = None) -> SimpleNamespace:
     """The model's sizes at a solution, as numbers."""
-    found = sizes(Counts.of(cell), SimpleNamespace(**solution))
+    found = sizes(Counts.of(cell), SimpleNamespace(**solution), device)
     return SimpleNamespace(**{name: evaluate(value) for name, value in vars(found).items()})
 
 
@@ -194,8 +219,7 @@ def model(
     """(the problem, its cost in cycles) for the class of the batch size; size -- bytes of a number:
     4 with products in TF32."""
     p, counts, c, grid = Problem(), Counts.of(cell), spread.blocks, spread.grid
-    octets, splits = (1, 2, 3, 4), (1, 2, 4, 8) if grid else (1, 2, 4)
-    heads = {padded_head(D, c, o, s, size) for o in octets for s in splits}
+    octets, splits = _cuts(spread)
     z = SimpleNamespace(
         grid=int(grid),
         size=size,
@@ -207,7 +231,7 @@ def model(
         splits=p.variable("splits", splits),
         spread=p.variable("spread", (1, 2)),
         chains=p.variable("chains", (1, 2)),
-        padded=p.variable("padded", sorted(heads)),
+        padded=p.variable("padded", padded_heads(D, spread, size)),
         # no other warp of the CTA multiplies with the same part of s_0 (tensor_layout.geometry)
         alone=p.variable("alone", (0, 1) if grid else (0,)),
         # CTAs that wait for each other must all run at once: they are counted at one an SM
@@ -215,15 +239,21 @@ def model(
     )
     p.require(z.padded % (c * z.octets * 8) == 0, name="whole octets a warp")
     p.require(z.padded % (z.splits * (32 // size)) == 0, name="whole k steps a split")
+    # the kernel pads to the next such size, also where the model would rather have a larger one
+    next_one = (
+        (z.octets == o) & (z.splits == s) & (z.padded == padded_head(D, c, o, s, size))
+        for o, s in itertools.product(*_cuts(spread))
+    )
+    p.require(reduce(or_, next_one), name="no more padding than that")
     p.require((z.spread == 1) | (z.n_tiles == 1), name="spread columns with one n tile")
-    s = sizes(counts, z)
+    s = sizes(counts, z, device)
     if grid:
         own_part = (s.groups == 1) & (z.n_tiles == 1) & (s.k_steps % 2 == 0)
         shared_part = (s.groups > 1) | (z.n_tiles > 1) | (s.k_steps % 2 == 1)
         p.require((z.alone == 1) & own_part | (z.alone == 0) & shared_part, name="takers of s_0")
     p.require((z.chains == 1) | (s.m_tiles * z.n_tiles <= 2), name="chains")
     p.require(s.groups >= 1, name="a warp at least")
-    p.require(s.warps <= 16, name="warps of a block")
+    p.require(s.warps <= MOST_WARPS, name="warps of a block")
     p.require(s.in_registers >= 0, name="registers of a thread", unit="registers")
     p.require(
         s.shared_bytes <= device.shared_per_block, name="shared memory of a block", unit="bytes"
@@ -241,11 +271,23 @@ def model(
         unit="bytes",
     )
     at_once = groups_at_once(spread, device)
-    return p, costs.forward(counts, batch_class(B), H, z, s, at_once)
+    return p, costs.forward(counts, batch_class(B), H, z, s, at_once, costs.Pace.of(device))
 
 
-def sizes(counts: Counts, z: Any) -> SimpleNamespace:
-    """tensor_layout.geometry for numbers and for variables; z has `padded` too."""
+def padded_heads(D: int, spread: Spread, size: int) -> list[int]:
+    """What D is padded to, by one cut of the work or another."""
+    octets, splits = _cuts(spread)
+    return sorted({padded_head(D, spread.blocks, o, s, size) for o in octets for s in splits})
+
+
+def _cuts(spread: Spread) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(octets of a warp, splits) to choose from."""
+    return (1, 2, 3, 4), (1, 2, 4, 8) if spread.grid else (1, 2, 4)
+
+
+def sizes(counts: Counts, z: Any, device: Device | None = None) -> SimpleNamespace:
+    """tensor_layout.geometry for numbers and for variables; z has `padded` too. device -- for its
+    registers; None: as many as all cards have so far."""
     units = z.padded // z.cluster
     groups = units // (8 * z.octets)
     warps = groups * z.splits
@@ -258,8 +300,8 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     polls = -(-k_steps * batch // (16 * maximum(groups, 1)))  # of 16 bytes
     polls = z.grid * (z.alone * (k_steps // 2) + (1 - z.alone) * polls)
     needed = _registers(counts, z, m_tiles, own, polls)
-    needed = needed + 4 * z.older * z.grid * (z.n_tiles // 4)
-    left = _register_limit(warps) - needed
+    needed = needed + z.older * z.grid * (z.n_tiles // 4) * (4 + 12 * (1 // z.splits))
+    left = _register_limit(warps, device) - needed
     # fragments that stream take more beside s_0 that goes straight into registers, or many states
     streams = minimum(maximum(4 * fragments - left, 0), 1)
     left = left - streams * (8 * z.alone if counts.states <= 2 else 12 * (1 - z.grid))
@@ -293,9 +335,12 @@ def sizes(counts: Counts, z: Any) -> SimpleNamespace:
     )
 
 
-def _register_limit(warps: Any) -> Any:
+def _register_limit(warps: Any, device: Device | None) -> Any:
     """What ptxas may give a thread, in steps of 8; it counts warps in fours."""
-    return minimum(255, 512 // -(-warps // 4) // 8 * 8)
+    thread, block = REGISTERS
+    if device is not None:
+        thread, block = device.registers_per_thread, device.registers_per_block
+    return minimum(thread, block // 128 // -(-warps // 4) // 8 * 8)
 
 
 def _registers(counts: Counts, z: Any, m_tiles: Any, own: Any, polls: Any) -> Any:

@@ -1,7 +1,8 @@
 """The tensor-core backward kernel's tiling: integer programs, one for each cluster and batch tile.
 
 Shared memory is counted as the kernel's own layout does (a test compares the two). Registers are an
-estimate from above: ptxas must not spill. Costs are nanoseconds of a step (tensor_costs.py).
+estimate from above: ptxas must not spill. Costs are an H200's nanoseconds of a step
+(tensor_costs.py).
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...cells import Cell
-from ...kernels.tensor_backward import FORMATS, MOST_TURNS, PASSAGE, TILES, Tiling, layout
 from ...kernels.tensor_backward_cell import halves
-from ...kernels.tensor_layout import number_bytes
-from ..expressions import maximum, minimum
+from ...kernels.tensor_backward_layout import (
+    LARGEST_TILE,
+    MOST_TURNS,
+    PASSAGE,
+    TILES,
+    Tiling,
+    layout,
+)
+from ...kernels.tensor_layout import FORMATS, number_bytes
 from ..hardware import Device
 from ..problem import Problem
 from . import tensor_costs as costs
-from .common import Solution, Statement, cheapest, evaluate
-from .tensor_costs import KINDS, Spread
+from .common import Solution, Statement, cheapest
+from .tensor_costs import KINDS, Spread, maximum, minimum
 
 CLUSTERS = (1, 2, 4, 8, 16)
-LARGEST_TILE = 32
 MAX_THREADS = 512
 MOST_OWN_TILES = 6  # of 16 units, of a block of a grid
 MOST_ACCUMULATORS = 8  # tiles of sums that a warp computes before it sends them, in a grid
@@ -139,16 +145,24 @@ def statement(
         """Nanoseconds of a step of all waves."""
         z = layout(cell, D, tiling_of(D, fixed | own), size=size)
         at_once = groups_at_once(spread, device, z.threads, z.shared_bytes)
-        own = {name: value for name, value in own.items() if name not in fixed}
-        return _in_turns(evaluate(made.cost, own), groups, at_once, spread, device)
+        step = step_ns(cell, D, device, fixed | own)
+        return _in_turns(step, groups, at_once, spread, device)
 
-    made = Statement(
+    return Statement(
         partial(model, cell, D, device, spread, tile, size),
         fixed,
         total,
         _at_least(cell, groups, D, device, spread, tile, size),
+        alike=(spread, tile, size, -(-D // (16 * spread.blocks))),
     )
-    return made
+
+
+def step_ns(cell: Cell, D: int, device: Device, solution: Solution) -> int:
+    """Of one wave, as on an H200."""
+    spread, z = Spread(solution["cluster"], bool(solution["grid"])), SimpleNamespace(**solution)
+    block = Block.of(cell, D, spread, z.tile, z.size)
+    s = sizes(cell, spread, z.tile, z.size, block, z)
+    return int(costs.backward(spread, _work(block, z.tile, z, s), costs.Pace.of(device)))
 
 
 def _in_turns(step: int, groups: int, at_once: int, spread: Spread, device: Device) -> int | None:
@@ -166,7 +180,8 @@ def _at_least(
     more blocks on an SM than their registers allow."""
     block = Block.of(cell, D, spread, tile, size)
     fragments = block.m_total * block.k_total * len(cell.recurrent_gates)
-    found = []
+    found, pace = [], costs.Pace.of(device)
+    one = groups_at_once(spread, device, 32, device.shared_per_block) or 1
     for warps in _possible_warps(block.m_total, spread.blocks):
         z = SimpleNamespace(
             **{"fragments": fragments, "staged": 0, "warps": warps, "n_tiles": block.n_tiles},
@@ -174,9 +189,8 @@ def _at_least(
             **{"source": block.source, "split": 0, "idle": 0, "strips": 1, "turns": 1, "ahead": 4},
         )
         z.lanes = block.units * block.n_tiles * block.columns // (32 * warps)
-        step = costs.backward(spread, z)
+        step = costs.backward(spread, z, pace)
         at_most = groups_at_once(spread, device, 32 * warps, 0)
-        one = groups_at_once(spread, device, 32, device.shared_per_block) or 1
         counts = range(one, at_most + 1, one)
         every = [_in_turns(step, groups, at_once, spread, device) for at_once in counts]
         found += [value for value in every if value]
@@ -184,11 +198,24 @@ def _at_least(
 
 
 def could_hold(cell: Cell, size: int, spread: Spread, D: int, device: Device) -> bool:
-    """Whether a block's share of R is no more than its registers and shared memory together: most
-    clusters of a large head need not be looked at."""
-    own = -(-D // (16 * spread.blocks))
-    fragments = len(cell.recurrent_gates) * own * own * spread.blocks * size // 2
-    return fragments * FRAGMENT <= device.shared_per_block + 4 * device.registers_per_block
+    """Whether there are warps that share its m tiles evenly, and a block's share of R is no more
+    than its shared memory and registers: most ways to spread a large head need not be looked at."""
+    own, gates = -(-D // (16 * spread.blocks)), len(cell.recurrent_gates)
+    total = own * spread.blocks
+    if all(32 * (total // m) > MAX_THREADS for m in _m_tiles(total, own, spread.grid)):
+        return False
+    fragments = gates * own * total * size // 2
+    shared = device.shared_per_block - 2 * (16 * size * gates * own + 16)
+    return fragments * FRAGMENT <= shared + _room(cell, spread.grid, device)
+
+
+@lru_cache(maxsize=256)
+def _room(cell: Cell, grid: bool, device: Device) -> int:
+    """Bytes of registers that are left of a block's beside what a thread cannot do without: as in
+    `registers`, with one pair of one unit and two batch rows."""
+    fixed = 16 + _kept(cell) + 2 * len(cell.states) + len(cell.gates) + 10 + 46 + MAIL * grid
+    counts = range(32, MAX_THREADS + 1, 32)
+    return max(0, *(4 * n * (device.registers_allowed(n) - fixed) for n in counts))
 
 
 def tiling_of(D: int, solution: Solution) -> Tiling:
@@ -215,22 +242,25 @@ class Block:
 
     own_tiles: int  # m tiles of its own units
     units: int
+    padded: bool  # the head's units do not fill all blocks
     m_total: int
     k_total: int
     n_tiles: int
     columns: int
+    number: int  # bytes of a sum
     source: int  # bytes that it sends another
     weight: int  # values that an item's early half deals with
 
     @staticmethod
     def of(cell: Cell, D: int, spread: Spread, tile: int, size: int) -> Block:
         own = -(-D // (16 * spread.blocks))
-        number = 2 if spread.blocks > 1 and size == 2 else 4  # bytes of a sum
+        number = 2 if spread.blocks > 1 and size == 2 else 4
         n_tiles, columns = max(1, tile // 8), min(8, max(2, tile))
         source = 16 * own * n_tiles * columns * number
         weight = _kept(cell) + len(cell.gates) + 2 * len(cell.states)
         cut = own * spread.blocks, own * size // 2, n_tiles, columns
-        return Block(own, 16 * own, *cut, source, weight)
+        padded = 16 * own * spread.blocks != D
+        return Block(own, 16 * own, padded, *cut, number, source, weight)
 
 
 def model(
@@ -238,107 +268,152 @@ def model(
 ) -> tuple[Problem, Any]:
     """(the problem, its cost in ns of a step) of one spread and batch tile. size -- bytes of a
     number: 4 with products in TF32."""
-    J, G, S = len(cell.recurrent_gates), len(cell.gates), len(cell.states)
-    cluster, grid, block = *spread, Block.of(cell, D, spread, tile, size)
-    units, m_total, k_total = block.units, block.m_total, block.k_total
-    n_tiles, columns, source = block.n_tiles, block.columns, block.source
-    p = Problem()
-    m_tiles = p.variable("m_tiles", _m_tiles(m_total, block.own_tiles, grid))
-    gate_parts = p.variable("gate_parts", _divisors(J, 8) if cluster == 1 else [1])
-    k_parts = p.variable("k_parts", _divisors(k_total, 4) if cluster == 1 else [1])
-    each = p.variable("each", [1, 2], prefer="largest")
-    ahead = p.variable("ahead", [2, 4], prefer="largest")
-    parts = gate_parts * k_parts
-    warps = m_total // m_tiles * parts
-    threads = warps * 32
-    rows = m_tiles * (J // gate_parts)  # rows of fragments: an m tile and a gate
-    k_steps = k_total // k_parts
-    resident = p.variable("resident_rows", range(0, 16 * J + 1), prefer="largest")
-    strip = p.variable("strip", range(1, 17), prefer="largest")
-    staged = (rows - resident) * k_steps
-    split = minimum(parts - 1, 1) if cluster == 1 else 1  # 0: sums stay in the accumulators
-    if cluster == 1:
+    J, grid, alone = len(cell.recurrent_gates), spread.grid, spread.blocks == 1
+    block, p = Block.of(cell, D, spread, tile, size), Problem()
+    z = SimpleNamespace(
+        m_tiles=p.variable("m_tiles", _m_tiles(block.m_total, block.own_tiles, grid)),
+        gate_parts=p.variable("gate_parts", _divisors(J, 8) if alone else [1]),
+        k_parts=p.variable("k_parts", _divisors(block.k_total, 4) if alone else [1]),
+        each=p.variable("each", [1, 2], prefer="largest"),
+        ahead=p.variable("ahead", [2, 4], prefer="largest"),
+        resident_rows=p.variable("resident_rows", range(0, 16 * J + 1), prefer="largest"),
+        strip=p.variable("strip", range(1, 17), prefer="largest"),
+    )
+    s = sizes(cell, spread, tile, size, block, z)
+    if alone:
         # the accumulators decide how many units a thread has
-        p.require((parts > 1) | (each == (2 if tile >= 4 else 1)), name="units of a thread")
-    total = units // 16 * n_tiles * 8 * columns * (2 // each)
+        p.require((s.parts > 1) | (z.each == (2 if tile >= 4 else 1)), name="units of a thread")
+    if grid:
+        p.require(s.threads >= 4 * s.letters, name="threads for a message", unit="threads")
+        p.require(z.m_tiles % z.strip == 0, name="whole strips")
+        sums = z.strip * block.n_tiles <= MOST_ACCUMULATORS
+        p.require(sums | (z.strip == 1), name="sums of a strip")
+    else:
+        p.require(z.strip == z.m_tiles, name="whole strips")
+    p.require(s.pairs * z.each <= MAX_ITEMS, name="units and rows of a thread", unit="items")
+    p.require(z.resident_rows <= s.rows, name="fragments in registers", unit="rows")
+    p.require(s.threads <= MAX_THREADS, name="threads", unit="threads")
+    p.require(
+        s.shared_bytes <= device.shared_per_block, name="shared memory of a block", unit="bytes"
+    )
+    need = registers(cell, device, spread, block, z, s)
+    cuts = itertools.product(*(v.domain for v in (z.m_tiles, z.gate_parts, z.k_parts)))
+    for n in sorted({block.m_total // m * gate * k * 32 for m, gate, k in cuts}):
+        if n > MAX_THREADS:
+            continue
+        p.require(
+            (s.threads != n) | (need <= device.registers_allowed(n)),
+            name=f"registers a thread at {n} threads",
+            unit="registers",
+        )
+    return p, costs.backward(spread, _work(block, tile, z, s), costs.Pace.of(device))
+
+
+def sizes(
+    cell: Cell, spread: Spread, tile: int, size: int, block: Block, z: Any
+) -> SimpleNamespace:
+    """What follows from a tiling, for numbers and for variables."""
+    J, G, S = len(cell.recurrent_gates), len(cell.gates), len(cell.states)
+    alone, source, units = spread.blocks == 1, block.source, block.units
+    parts = z.gate_parts * z.k_parts
+    warps = block.m_total // z.m_tiles * parts
+    threads = warps * 32
+    rows = z.m_tiles * (J // z.gate_parts)  # rows of fragments: an m tile and a gate
+    k_steps = block.k_total // z.k_parts
+    staged = (rows - z.resident_rows) * k_steps
+    split = minimum(parts - 1, 1) if alone else 1  # 0: sums stay in the accumulators
+    total = units // 16 * block.n_tiles * 8 * block.columns * (2 // z.each)
     pairs = -(-total // threads)
     owners: Any = threads
     turns: Any = 0
     waited: Any = 0
-    if grid:
-        letters = source // 16
-        p.require(threads >= 4 * letters, name="threads for a message", unit="threads")
-        p.require(m_tiles % strip == 0, name="whole strips")
-        p.require((strip * n_tiles <= MOST_ACCUMULATORS) | (strip == 1), name="sums of a strip")
+    letters = source // 16
+    if spread.grid:
         # a thread takes these letters, some at a time
-        turns = -(-cluster // (4 * maximum(threads // (4 * letters), 1)))
+        turns = -(-spread.blocks // (4 * maximum(threads // (4 * letters), 1)))
         rounds = -(-turns // MOST_TURNS)
         turns = -(-turns // rounds)
         waited = rounds * turns
-        sums = -(-cluster // (4 * rounds * turns)) * source * 2
+        sums = -(-spread.blocks // (4 * rounds * turns)) * source * 2
         owners = minimum(threads, -(-total // 32) * 32)
     else:
-        p.require(strip == m_tiles, name="whole strips")
-        sums = split * parts * cluster * source * (2 if cluster > 1 else 1)
-    number = 4 if size == 2 else 4 * each  # a pair's: two of 16 bits share a word
-    ring = pairs * owners * (4 * each * (G + S - 1) + number * (1 + S)) * ahead
+        sums = split * parts * spread.blocks * source * (1 if alone else 2)
+    number = 4 if size == 2 else 4 * z.each  # a pair's: two of 16 bits share a word
+    ring = pairs * owners * (4 * z.each * (G + S - 1) + number * (1 + S)) * z.ahead
     shared = warps * staged * FRAGMENT + 2 * tile * (size * J * units + 16) + sums + ring
-    shared = shared + (16 if cluster > 1 and not grid else 0)
-    p.require(pairs * each <= MAX_ITEMS, name="units and rows of a thread", unit="items")
-    p.require(resident <= rows, name="fragments in registers", unit="rows")
-    p.require(threads <= MAX_THREADS, name="threads", unit="threads")
+    shared = shared + (0 if alone or spread.grid else 16)
     row = warps * k_steps * FRAGMENT
-    passage = maximum(minimum(resident * row, PASSAGE), row) if grid else row
-    p.require(
-        maximum(shared, passage) <= device.shared_per_block,
-        name="shared memory of a block",
-        unit="bytes",
+    passage = maximum(minimum(z.resident_rows * row, PASSAGE), row) if spread.grid else row
+    return SimpleNamespace(
+        parts=parts,
+        warps=warps,
+        threads=threads,
+        rows=rows,
+        k_steps=k_steps,
+        staged=staged,
+        split=split if alone else 0,
+        total=total,
+        pairs=pairs,
+        letters=letters,
+        turns=turns,
+        waited=waited,
+        shared_bytes=maximum(shared, passage),
     )
-    kept = _kept(cell)
-    sending = maximum(16, 4 * strip * n_tiles) + 6 * (n_tiles - 1) * (J > 1) * (1 - grid)
+
+
+def registers(
+    cell: Cell, device: Device, spread: Spread, block: Block, z: Any, s: SimpleNamespace
+) -> Any:
+    """Of a thread: an estimate from above."""
+    J, G, S = len(cell.recurrent_gates), len(cell.gates), len(cell.states)
+    grid, n_tiles, k_steps = spread.grid, block.n_tiles, s.k_steps
+    sending = maximum(16, 4 * z.strip * n_tiles) + 6 * (n_tiles - 1) * (J > 1) * (1 - grid)
     if grid:
         # B and the sums of a strip, or letters; where to and from
-        sending = maximum(sending + 2 * n_tiles * J * k_steps, 4 * turns + 4) + MAIL
-        sending = sending + AHEAD_OF_USE * minimum(staged, 1)
-        strips = m_tiles // strip
+        sending = maximum(sending + 2 * n_tiles * J * k_steps, 4 * s.turns + 4) + MAIL
+        sending = sending + AHEAD_OF_USE * minimum(s.staged, 1)
+        strips = z.m_tiles // z.strip
         sending = sending + STRIPS * minimum(strips - 1, 1) + MANY_STRIPS * maximum(strips - 4, 0)
-    need = 4 * resident * k_steps + sending
-    need = need + pairs * (each * (kept + 2 * S + G) + 10) + 46
-    if S > 2 and units * cluster != D:
+    need = 4 * z.resident_rows * k_steps + sending
+    need = need + s.pairs * (z.each * (_kept(cell) + 2 * S + G) + 10) + 46
+    if S > 2 and block.padded:
         need = need + 12  # many states and units of padding, beside resets
-    if cluster > 1 and not grid and tile >= 8 and size == 2:
+    if block.number == 2 and not grid and block.columns == 8:
         need = need + 2 * (G - J)  # gates that R does not feed, beside resets
     if device.sm >= 100:
         # ptxas reads B of more k steps ahead there, and streamed fragments of a lone gate
-        early = SM_100 + 8 * k_steps * n_tiles + 12 * (J == 1) * minimum(staged, 1)
+        early = SM_100 + 8 * k_steps * n_tiles + 12 * (J == 1) * minimum(s.staged, 1)
         need = need + (SM_100 if grid else early)
-    elif device.sm < 90 and cluster == 1:
-        need = need + 4
-    cuts = itertools.product(*(v.domain for v in (m_tiles, gate_parts, k_parts)))
-    for n in sorted({m_total // m * gate * k * 32 for m, gate, k in cuts}):
-        if n > MAX_THREADS:
-            continue
-        p.require(
-            (threads != n) | (need <= device.registers_allowed(n)),
-            name=f"registers a thread at {n} threads",
-            unit="registers",
-        )
-    z = SimpleNamespace(
-        fragments=rows * k_steps * warps,
-        staged=staged * warps,
-        n_tiles=n_tiles,
-        items=units * tile,
-        lanes=pairs * each,
+    elif device.sm < 90:
+        # ptxas spilled a register of 255 with eight sums to send (LSTM 768 x 1 on an A100)
+        need = need + 4 * (z.strip // 8 if grid else 1)
+    return need
+
+
+def registers_needed(cell: Cell, D: int, device: Device, solution: Solution) -> int:
+    """The same, of a solution."""
+    spread, z = Spread(solution["cluster"], bool(solution["grid"])), SimpleNamespace(**solution)
+    block = Block.of(cell, D, spread, z.tile, z.size)
+    return registers(cell, device, spread, block, z, sizes(cell, spread, z.tile, z.size, block, z))
+
+
+def _work(block: Block, tile: int, z: Any, s: SimpleNamespace) -> SimpleNamespace:
+    """What the cost is made of."""
+    return SimpleNamespace(
+        fragments=s.rows * s.k_steps * s.warps,
+        staged=s.staged * s.warps,
+        n_tiles=block.n_tiles,
+        items=block.units * tile,
+        lanes=s.pairs * z.each,
         weight=block.weight,
-        source=source,
-        split=split if cluster == 1 else 0,
-        warps=warps,
-        idle=minimum(threads // (2 * total), 1) * (each - 1),
-        strips=m_tiles // strip,
-        turns=waited,
-        ahead=ahead,
+        source=block.source,
+        split=s.split,
+        warps=s.warps,
+        idle=minimum(s.threads // (2 * s.total), 1) * (z.each - 1),
+        strips=z.m_tiles // z.strip,
+        turns=s.waited,
+        ahead=z.ahead,
     )
-    return p, costs.backward(spread, z)
 
 
 @lru_cache(maxsize=64)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Container
 
 from ...cells import Cell
-from ...kernels import tensor_backward as kernel
+from ...kernels import tensor_backward_layout as kernel
 from ...kernels.interface import Task
-from ...kernels.tensor_backward_run import largest_tile
+from ...kernels.tensor_backward_layout import largest_tile
 from ...kernels.tensor_layout import number_bytes
 from ..hardware import Device
 from . import tensor_backward
 from .common import Footprint, Solution, Statement, batch_class
-from .tensor_costs import KINDS, Spread
+from .tensor_costs import KINDS, Pace, Spread
 
 
 def statements(task: Task, device: Device, kinds: Container[str] = KINDS) -> tuple[Statement, ...]:
@@ -47,20 +47,20 @@ def _layout(task: Task, solution: Solution) -> kernel.Layout:
     return kernel.layout(task.cell, task.D, tiling(task, solution), size=size)
 
 
-def step_ns(task: Task, device: Device, solution: Solution) -> int:
+def step_ns(task: Task, device: Device, solution: Solution) -> float:
     """Of all waves together."""
     spread, tile = Spread(solution["cluster"], bool(solution["grid"])), solution["tile"]
     shape = *_shape(task), device
     statement = tensor_backward.statement(*shape, spread, tile, solution["size"])
     total = statement.value(solution)
     assert total is not None, "a solution that cannot run has no time"
-    return total
+    return total * Pace.of(device).cycle
 
 
 def footprint(task: Task, device: Device, solution: Solution) -> Footprint:
     """Of the first launch, where what does not run at once follows in others."""
     z, chosen = _layout(task, solution), tiling(task, solution)
-    first = kernel.waves(task.cell, task.D, chosen, max(1, task.B), task.H, device)[0]
+    first, *others = kernel.waves(task.cell, task.D, chosen, max(1, task.B), task.H, device)
     return Footprint(
         threads=z.threads,
         registers=device.registers_allowed(z.threads),
@@ -68,6 +68,8 @@ def footprint(task: Task, device: Device, solution: Solution) -> Footprint:
         blocks=first.groups * chosen.cluster,
         cluster=1 if chosen.grid else chosen.cluster,
         together=chosen.grid,
+        launches=1 + len(others),
+        needed=tensor_backward.registers_needed(task.cell, task.D, device, solution),
     )
 
 

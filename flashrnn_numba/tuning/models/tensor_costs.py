@@ -2,16 +2,21 @@
 
 Fitted to the tilings timed on an H200 (benchmarks/results/ranking-h200.json): the times of chosen
 tilings come out within 9 %. Clusters and grids are comparable, so that the cheaper can be taken.
+Other cards have the same cycles, but for tensor cores that are slower than those (`Pace`).
 All functions take numbers, and expressions of the solver's variables.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import log2
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from .. import expressions
 from ..expressions import Expression
+from ..hardware import Device
+from .floors import FITTED_GHZ, products_per_clock
 
 # Percent that a grid must be cheaper than a cluster to be taken: its CTAs need the whole device at
 # once, and other kernels that run beside it make it wait.
@@ -48,6 +53,29 @@ def _open(values: tuple[Any, ...]) -> bool:
     return any(isinstance(value, Expression) for value in values)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """What the costs need to know of a card.
+
+    mma -- tenths of a cycle that one of the four tensor cores of an SM takes at least for an mma
+        (16 x 16 x 8): at the card's peak. What was fitted includes this, and is about half of an
+        H200's peak, which mma.sync does not reach. So it is cards with half of an H200's products a
+        clock or fewer that are slower (A100: a little; L40S, RTX 4090).
+    cycle -- how long one is, relative to an H200's.
+    """
+
+    mma: int
+    cycle: float
+
+    @staticmethod
+    def of(device: Device) -> Pace:
+        peak = products_per_clock(device, "bfloat16")
+        # the datasheets' clocks are not quite the highest: an SM has a power of 2
+        whole = 2 ** round(log2(peak)) if peak else 0
+        mma = 10 * 4 * 16 * 16 * 8 // whole if whole else 0
+        return Pace(mma, FITTED_GHZ / device.clock_ghz)
+
+
 # -- forward, cycles -----------------------------------------------------------------------------
 
 STEP, WARP = 233, 22  # of each step; of each warp of a scheduler, in turn
@@ -71,18 +99,19 @@ ALONE = 250  # less, where no shared memory and no barrier lie between L2 and th
 POLL = 17  # there: of each 16 bytes that a lane asks for, again and again
 
 
-def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int) -> Any:
+def forward(counts: Any, B: int, H: int, z: Any, s: Any, at_once: int, pace: Pace) -> Any:
     """Cycles of a step of all waves together. z -- the tiling, s -- its sizes (tensor.sizes);
     at_once -- groups of CTAs."""
+    mma, own, streamed, chained = (max(n, pace.mma) for n in (MMA, MMA_WARP, STREAM, CHAINED))
     per_scheduler = -(-s.warps // 4)
     columns = (1 - z.alone) * s.warps * s.k_steps * z.n_tiles
     loads = FRAGMENT * s.warps * s.in_shared + COLUMNS * columns
-    issue = MMA * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
+    issue = mma * per_scheduler * s.m_tiles * s.k_steps * z.n_tiles
     issue = issue + K_STEP * s.k_steps // z.chains
     resident = s.m_tiles * s.k_steps - s.in_shared
-    warp = MMA_WARP * resident * z.n_tiles + STREAM * s.in_shared * z.n_tiles
+    warp = own * resident * z.n_tiles + streamed * s.in_shared * z.n_tiles
     warp = warp + K_LATENCY * s.k_steps * (1 - z.alone)
-    chain = maximum(warp, CHAINED * s.k_steps // z.chains)
+    chain = maximum(warp, chained * s.k_steps // z.chains)
     product = maximum(loads, issue, chain) // 10
     numbers = s.groups * s.pairs * counts.recurrent
     combine = (z.splits - 1) * (COMBINE_PART + COMBINE_TENTHS * numbers // 10)
@@ -110,7 +139,7 @@ def exchange(z: Any, s: Any, rows: Any) -> Any:
     return latency + slope * given // 100
 
 
-# -- backward, nanoseconds -----------------------------------------------------------------------
+# -- backward, nanoseconds of an H200: on other cards `Pace.cycle` times as many -----------------
 
 BASE = 59  # the late half, latency of the barrier, loop
 BARRIER = 14  # for each warp that meets at the barrier
@@ -131,11 +160,13 @@ MEMORY = 1200  # until inputs are there: more than `ahead` steps of less
 SHARED_SM = 38  # percent, for each further block on an SM
 
 
-def backward(spread: Spread, z: SimpleNamespace) -> Any:
+def backward(spread: Spread, z: SimpleNamespace, pace: Pace) -> Any:
     """Nanoseconds of a step of one wave. z -- fragments and staged ones of a block, its n_tiles,
     items, warps, values of the early half (weight), bytes that one block sends another (source);
     items of a thread (lanes); whether sums are split, threads idle; strips, turns, ahead."""
-    product = maximum(PRODUCT * z.fragments, ONE_WARP * z.fragments // z.warps) * z.n_tiles
+    one_warp = max(ONE_WARP, int(10 * pace.mma / FITTED_GHZ))
+    every = max(PRODUCT, int(10 * pace.mma / FITTED_GHZ / 4))
+    product = maximum(every * z.fragments, one_warp * z.fragments // z.warps) * z.n_tiles
     product = (product + STAGED * z.staged) // 100 + LATENCY
     lanes = maximum(z.items // 128, 1, z.lanes)
     early = maximum(*(a + b * lanes for a, b in EARLY_HALF)) * z.weight // EARLY_VALUES
@@ -145,7 +176,7 @@ def backward(spread: Spread, z: SimpleNamespace) -> Any:
     step = BASE + product + early + SPLIT * z.split + BARRIER * z.warps
     if spread.grid:
         step = step + STRIP * (z.strips - 1)
-    step = maximum(step, MEMORY // z.ahead)
+    step = maximum(step, round(MEMORY / pace.cycle) // z.ahead)
     return (step + LAUNCH_NS) * (100 + GRID_MARGIN) // 100 if spread.grid else step
 
 
