@@ -39,6 +39,8 @@ def main() -> int:
     name = device_name()
     os.environ["FLASHRNN_NUMBA_COMPILE_AHEAD"] = "0"  # other tests have the processors
     os.environ.setdefault("HYPOTHESIS_PROFILE", "gpu")
+    if given.workers:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process a core, as it is
     with ThreadPoolExecutor() as pool:
         # side by side: the compilers' work, not the GPU's, takes the time
         outcome = pool.submit(suite, given.tests, given.select, given.workers, given.seconds)

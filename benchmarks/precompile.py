@@ -36,6 +36,8 @@ from flashrnn_numba.kernels.launch import Program
 from flashrnn_numba.kernels.machine import HostMachine
 from flashrnn_numba.tuning import Device
 
+from . import gpu_tests
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("tests", "speed", "profile", "ranking")
 Programs = dict[str, Program]  # by digest
@@ -131,14 +133,16 @@ class FakeCupy(ModuleType):
 
 
 def of_tests(device: Device) -> Programs:
-    """Of tests/gpu, whose results are not looked at. Many fail: they ask more of a GPU."""
+    """Of the GPU suite, whose results are not looked at. Many fail: they ask more of a GPU."""
     import pytest
 
     noted: Programs = {}
     sys.path[:0] = [str(ROOT / "tests" / "kernels"), str(ROOT / "tests" / "gpu")]
-    from flashrnn_numba.testing import transfer
+    from flashrnn_numba.testing import check, problem, transfer
 
-    transfer.to_backend, transfer.from_backend = lambda array, kind: array, lambda array: array
+    check.relative_error = lambda *_: 0.0  # type: ignore[assignment]
+    for module in (transfer, problem):
+        module.to_backend, module.from_backend = lambda array, kind: array, lambda array: array
     import device_support  # type: ignore[import-not-found]
     import gpu_support  # type: ignore[import-not-found]
 
@@ -149,7 +153,9 @@ def of_tests(device: Device) -> Programs:
     arrays._kinds[np.ndarray] = "cupy"
     machine.gpu = lambda: Noting(device, noted)  # type: ignore[assignment]
     os.environ["FLASHRNN_NUMBA_COMPILE_AHEAD"] = "0"
-    pytest.main(["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", str(ROOT / "tests/gpu")])
+    os.environ["HYPOTHESIS_PROFILE"] = "gpu"
+    paths = [str(ROOT / path) for path in gpu_tests.PATHS]
+    pytest.main(["-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *paths])
     return noted
 
 
