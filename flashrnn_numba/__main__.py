@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed.words = given  # for records: the command that made them
     try:
         return import_module(f".commands.{parsed.command}", __package__).run(parsed)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is there more to flush
+        return 0
     except UsageError as error:
         print(f"flashrnn-numba {parsed.command}: error: {error}", file=sys.stderr)
         return 2

@@ -50,6 +50,19 @@ def status(*arguments):
 # --- the program ----------------------------------------------------------------------------------
 
 
+def test_a_reader_that_has_read_enough_is_no_error():
+    words = ["plan", "--head-dim", "64", "--heads", "12", "--batch", "16", "--device", "H200"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flashrnn_numba", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.wait() == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
 def test_help_names_the_commands():
     got = subprocess.run(
         [sys.executable, "-m", "flashrnn_numba", "--help"], capture_output=True, text=True
