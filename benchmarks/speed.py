@@ -60,6 +60,12 @@ SWEEP = (
     *(Case("lstm", d, 1, 16, peers=CUDNN[:1]) for d in (768, 1024, 1536, 2048)),
     *(Case("lstm", 64, 12, b, peers=FUSED) for b in (1, 4, 8, 32, 64, 128, 256)),
     *(Case("lstm", 768, 1, b, peers=CUDNN[:1]) for b in (1, 8, 32, 64, 128, 256)),
+    # one head fills the card: heads and rows in turns, or a product a step
+    *(
+        Case("lstm", d, 1, b, backend=k, peers=CUDNN[:1] if k == "fused" else ())
+        for d, b in ((1024, 64), (1024, 256), (2048, 64), (2048, 256))
+        for k in ("fused", "alternating")
+    ),
     *(Case("lstm", 64, 12, 16, steps=t, peers=FUSED) for t in (256, 512, 2048, 4096)),
     *(Case("lstm", 768, 1, 16, steps=t, peers=CUDNN[:1]) for t in (256, 512, 2048, 4096)),
 )

@@ -151,7 +151,9 @@ def test_cases_cover_what_is_asked_for():
     names = {name for case in speed.TABLE for name in case.peers}
     assert names >= {"flashrnn_fused", "flashrnn_alternating", "cudnn_fp16", "cudnn_bf16"}
     swept = {(c.head_dim, c.heads, c.batch, c.steps) for c in speed.SWEEP}
-    assert len(swept) == len(speed.SWEEP)
+    assert len(set(speed.SWEEP)) == len(speed.SWEEP)
+    turns = {c.backend for c in speed.SWEEP if (c.head_dim, c.batch) == (2048, 256)}
+    assert turns == {"fused", "alternating"}
     assert swept >= {(d, 768 // d, 16, 1024) for d in (16, 32, 64, 128, 256, 384, 768)}
     assert swept >= {(d, 1, 16, 1024) for d in (1024, 1536, 2048)}
     for shape in ((64, 12), (768, 1)):
