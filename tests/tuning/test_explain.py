@@ -136,15 +136,15 @@ def test_other_tilings_are_no_copies():
 
 
 def test_launches_of_a_grid_are_told_of():
-    """32 batch tiles, of which one at a time has the SMs that it needs."""
-    p = fr.plan(**{**SIZES, "B": 256, "D": 2048}, device=H200)
+    """Four batch tiles, of which one at a time has the SMs that it needs."""
+    p = fr.plan(**{**SIZES, "B": 32, "D": 2048}, device=H200)
     z = p.forward.footprint
-    assert (z.launches, z.blocks, z.together) == (32, 128, True)
+    assert (z.launches, z.blocks, z.together) == (4, 128, True)
     one = sum(p.forward.parts.values())
-    assert p.forward.step_ns == pytest.approx(32 * one)
+    assert p.forward.step_ns == pytest.approx(4 * one)
     text = p.explain(0)
-    assert re.search(r"1024 steps of 2\.\d+ us in each of 32 launches, one after another", text)
-    assert "in all 32 launches of up to 128 blocks, one after another; those of a launch " in text
+    assert re.search(r"1024 steps of 2\.\d+ us in each of 4 launches, one after another", text)
+    assert "in all 4 launches of up to 128 blocks, one after another; those of a launch " in text
     alone = fr.plan(**SIZES, device=H200).explain(0)
     assert "in all 128 blocks, 128 at once: 1 wave; all wait for each other" in alone
 
