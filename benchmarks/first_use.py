@@ -45,7 +45,7 @@ from flashrnn_numba.arrays import DTYPES
 from flashrnn_numba.commands.find_cell import find_cell
 from flashrnn_numba.kernels import launch
 name, D, H, B, dtype, precision = json.loads(sys.argv[1])
-cell, T = find_cell(name), 64
+cell, T = find_cell(name, "cell"), 64
 G = len(cell.input_gates), len(cell.recurrent_gates), len(cell.bias_gates)
 shapes = (B, T, G[0], H, D), (G[1], H, D, D), (G[2], H, D)
 arrays = [cupy.ones(shape, "float32").astype(DTYPES[dtype]) for shape in shapes]

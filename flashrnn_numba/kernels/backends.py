@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 from .interface import Backend, Task
 
@@ -14,7 +13,6 @@ _MODULES = {
     "reference": ".reference",
 }
 # what "auto" tries, in this order; each backend refuses the kinds of array that it cannot take
-# (tuning/plan.py chooses in the same way)
 AUTO = ("fused", "alternating", "cpu")
 
 
@@ -27,9 +25,7 @@ def get(name: str) -> Backend:
 
 
 def choose(task: Task, backend: str) -> Backend:
-    """The backend of this name, or for "auto" the first that can do the task; "alternating" in
-    place of "fused" where a head takes the whole device and heads or rows take turns, if that is
-    expected to be clearly faster.
+    """The backend of this name, or for "auto" the first that can do the task.
 
     ValueError if the name is unknown, or if the backend cannot do the task: why, and what could.
     """
@@ -38,7 +34,7 @@ def choose(task: Task, backend: str) -> Backend:
         for name in AUTO:
             reason = get(name).refuses(task)
             if reason is None:
-                return get(_fastest(task) if name == "fused" else name)
+                return get(name)
             reasons[name] = reason
         raise ValueError(
             "no backend can do this: " + "; ".join(f"{n}: {r}" for n, r in reasons.items())
@@ -51,16 +47,3 @@ def choose(task: Task, backend: str) -> Backend:
         able = f"; these could: {', '.join(others)}" if others else ""
         raise ValueError(f"backend {backend!r} cannot do this: {reason}{able}")
     return get(backend)
-
-
-def _fastest(task: Task) -> str:
-    """Of a task that "fused" can do."""
-    from .machine import gpu
-
-    fused: Any = get("fused")
-    device = gpu().device()
-    if not fused.takes_turns(task, device):
-        return "fused"
-    from ..tuning.plan import preferred
-
-    return preferred(task, device)

@@ -49,11 +49,6 @@ def uses_tensor_cores(task: Task, device: Device, direction: Direction) -> bool:
     return _no_tensor_tiling(task, device, direction) is None
 
 
-def takes_turns(task: Task, device: Device) -> bool:
-    """Whether a pass is several launches, each of the whole device, one after the other."""
-    return any(kernel.launches(task, device) > 1 for kernel in (tensor, tensor_backward_run))
-
-
 def _no_tensor_tiling(task: Task, device: Device, direction: Direction) -> str | None:
     kernel = tensor if direction == "forward" else tensor_backward_run
     return kernel.no_tiling(task, device)

@@ -45,12 +45,6 @@ def plan(task: Task, device: Device) -> Tiling | None:
     return choice.tiling if choice else None
 
 
-def launches(task: Task, device: Device) -> int:
-    """How many follow one another, of the solver's tiling."""
-    tiling = plan(task, device)
-    return len(waves(task.cell, task.D, tiling, task.B, task.H, device)) if tiling else 1
-
-
 def prepare_backward(
     on: Machine, task: Task, inputs: Inputs, dstates: Any, dlast: Any, chosen: Tiling | None = None
 ) -> Backward:

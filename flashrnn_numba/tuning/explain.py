@@ -40,13 +40,6 @@ def _title(plan: Plan) -> str:
     if faster is not None:
         name, seconds = faster
         lines.append(f"by its model backend {name} would take less: {_time(seconds)}")
-    slower = plan.passed_over()
-    if slower is not None:
-        name, seconds = slower
-        lines.append(
-            f"backend {name} could do it, with launches that take turns on the device: "
-            f"{_time(seconds)}"
-        )
     return "\n".join(lines)
 
 

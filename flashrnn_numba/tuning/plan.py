@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from ..arrays import DTYPES
@@ -20,10 +20,7 @@ from .hardware import Device, DeviceNotFoundError
 from .models.common import DIRECTIONS, Direction, Model, limits
 from .models.registry import models
 
-__all__ = ["Pass", "Plan", "plan", "preferred"]
-
-STEPS = 1024  # what backends are compared at: which is faster should not change with T
-CLEARLY = 0.75  # of the expected time of the first backend: the models err by up to a fifth
+__all__ = ["Pass", "Plan", "plan"]
 
 
 def plan(
@@ -69,20 +66,6 @@ def plan_task(
     return Plan(task, device, passes, why)
 
 
-@lru_cache(maxsize=4096)
-def _preferred(task: Task, device: Device) -> str:
-    able = plan_task(task, device)._backends()
-    first = next(iter(able))
-    fastest = min(able, key=lambda name: able[name])
-    return fastest if able[fastest] < CLEARLY * able[first] else first
-
-
-def preferred(task: Task, device: Device) -> str:
-    """The backend of least expected time among those of "auto" that can do both passes; the first
-    of them unless another takes clearly less. The same for all T."""
-    return _preferred(replace(task, T=STEPS), device)
-
-
 @dataclass(frozen=True)
 class Pass:
     """Every kernel for one direction: those that can do it, in the order of the registry, and the
@@ -111,8 +94,7 @@ class Plan:
 
     @cached_property
     def backend(self) -> str:
-        """What backend="auto" uses: the first of its list that can do both passes; but where that
-        works in several launches one after the other, the one that takes clearly less time."""
+        """What backend="auto" uses: the first of its list that can do both passes."""
         if not self.passes:
             return "cpu"
         able = self._backends()
@@ -120,20 +102,7 @@ class Plan:
         if found is None:
             names = ", ".join(sorted({r.name for p in self.passes for r in p.refused}))
             raise ValueError(f"no kernel on {self.device} can do this; refused: {names}")
-        assert self.device is not None
-        if self._turns(found) > 1:
-            faster = preferred(self.task, self.device)
-            return faster if faster in able else found
         return found
-
-    def _turns(self, backend: str) -> int:
-        """Launches of a pass that wait for each other, at most."""
-        return max(c.footprint.launches for c in self._candidates(backend))
-
-    def passed_over(self) -> tuple[str, float] | None:
-        """(backend, seconds) of one that comes first, but takes clearly longer than the chosen."""
-        first = next(iter(self._backends().items()), None)
-        return first if first and first[0] != self.backend else None
 
     def faster_backend(self) -> tuple[str, float] | None:
         """(backend, seconds) where the models hold another backend for clearly faster."""
@@ -145,15 +114,12 @@ class Plan:
 
     def _backends(self) -> dict[str, float]:
         """Backends that can do both passes, and their expected seconds."""
-        every = {name: self._candidates(name) for name in AUTO}
-        return {
-            name: sum(c.whole for c in found)
-            for name, found in every.items()
-            if found and len(found) == len(self.passes)
-        }
-
-    def _candidates(self, backend: str) -> list[Candidate]:
-        return [c for c in (p.first(backend) for p in self.passes) if c is not None]
+        both = {}
+        for name in AUTO:
+            found = [c for c in (p.first(name) for p in self.passes) if c is not None]
+            if found and len(found) == len(self.passes):
+                both[name] = sum(c.whole for c in found)
+        return both
 
     def chosen(self, direction: Direction) -> Candidate | None:
         """The kernel that runs this direction; None on the CPU."""

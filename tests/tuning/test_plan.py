@@ -15,15 +15,12 @@ import pytest
 import flashrnn_numba as fr
 from flashrnn_numba.__main__ import main
 from flashrnn_numba.cells import cell, get_cell, tanh
-from flashrnn_numba.kernels import backends, fused_backend, gpu, machine
-from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.interface import Task
 from flashrnn_numba.tuning import Device
 from flashrnn_numba.tuning.candidates import Candidate, Refusal, evaluate_model
 from flashrnn_numba.tuning.models.common import DIRECTIONS, exceeded
 from flashrnn_numba.tuning.models.registry import model, models
 from flashrnn_numba.tuning.models.tensor_cores import backward_tiling, forward_tiling
-from flashrnn_numba.tuning.plan import CLEARLY, plan_task
 from flashrnn_numba.tuning.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -65,35 +62,6 @@ def test_the_plan_is_what_auto_runs():
             assert p.chosen(part.direction).name == min(existing, key=order.index)
         for name in AUTO[: AUTO.index(p.backend)]:  # those before it cannot do both passes
             assert None in [part.first(name) for part in p.passes]
-
-
-def test_alternating_where_heads_that_take_the_whole_device_would_take_turns():
-    p = fr.plan(B=256, T=64, H=1, D=2048, device=H200)
-    name, seconds = p.passed_over()
-    assert (p.backend, name) == ("alternating", "fused")
-    assert p.seconds < CLEARLY * seconds
-    assert "backend fused could do it, with launches that take turns" in p.explain(0)
-    few = fr.plan(B=16, T=64, H=1, D=2048, device=H200)
-    assert few.backend == "fused"
-    assert few.passed_over() is None
-
-
-@pytest.mark.parametrize(
-    ("device", "cell"), [("A100", "lstm"), ("H200", "gru"), ("L40S", "gru"), ("B200", "lstm")]
-)
-def test_auto_runs_what_the_plan_says(device, cell, monkeypatch):
-    monkeypatch.setattr(machine, "gpu", lambda: EmulatedMachine(device))
-    monkeypatch.setattr(gpu, "find_spec", lambda name: True)
-    seen = set()
-    for D, H in ((64, 12), (256, 12), (1024, 1), (2048, 1)):
-        for B, T in ((1, 5), (64, 100), (256, 3000)):
-            task = Task(get_cell(cell), B, T, H, D, "bfloat16", "cupy")
-            p = plan_task(task, Device.named(device))
-            assert backends.choose(task, "auto").name == p.backend, repr(p)
-            turns = fused_backend.takes_turns(task, Device.named(device))
-            seen.add((p.backend, p.passed_over() is not None, turns))
-    assert ("alternating", True, True) in seen
-    assert ("fused", False, False) in seen
 
 
 def test_a_faster_backend_is_told_of():
