@@ -45,6 +45,7 @@ CHOSEN = [
     ("tensor", "lstm", "bfloat16", 256, 3, 128, "B200"),
     ("tensor", "slstm", "bfloat16", 640, 1, 128, "H200"),
     ("tensor", "slstm", "bfloat16", 128, 6, 16, "A100"),
+    ("tensor", "elman", "bfloat16", 320, 1, 128, "A100"),
     # resets in a head that fills its blocks; a gate that R does not feed
     ("tensor", "lstm", "bfloat16", 768, 1, 128, "H200"),
     ("tensor", "gru", "bfloat16", 768, 1, 128, "H200"),

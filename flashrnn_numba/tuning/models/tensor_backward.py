@@ -39,6 +39,7 @@ MAIL = 12  # registers: where partial sums go and come from
 # registers through L2: fragments that ptxas loads from shared memory early; of strips, and of each
 # beyond four
 AHEAD_OF_USE, STRIPS, MANY_STRIPS = 28, 12, 12
+LONE = 36  # registers with a lone gate and several pairs, before Hopper
 SM_100 = 24  # registers that ptxas takes more there than for the cards before, at least
 MAX_ITEMS = 4  # of a thread: more make long code, and take long to compile
 FRAGMENT = 512  # bytes
@@ -385,8 +386,11 @@ def registers(
         early = SM_100 + 8 * k_steps * n_tiles + 12 * (J == 1) * minimum(s.staged, 1)
         need = need + (SM_100 if grid else early)
     elif device.sm < 90:
-        # ptxas spilled a register of 255 with eight sums to send (LSTM 768 x 1 on an A100)
-        need = need + 4 * (z.strip // 8 if grid else 1)
+        # ptxas spilled a register of 255 with eight sums to send (LSTM 768 x 1 on an A100), and two
+        # with a lone gate and two pairs a thread (Elman 320 x 1, B 128)
+        need = need + (
+            4 * (z.strip // 8) if grid else 4 + LONE * (J == 1) * minimum(s.pairs - 1, 1)
+        )
     return need
 
 
