@@ -114,20 +114,6 @@ def tiling_for(on: Machine, task: Task) -> Tiling:
     return found
 
 
-def launches(task: Task, device: Device) -> int:
-    """How many follow one another, of the solver's tiling: groups of a grid's CTAs take turns where
-    the device does not hold them all."""
-    tiling = choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device)
-    if tiling is None or not tiling.grid:
-        return 1
-    return len(_first_groups(task, tiling, device, rows_of_group(task, tiling, device)))
-
-
-def _first_groups(task: Task, tiling: Tiling, device: Device, span: int) -> range:
-    """Of each launch of a grid. span -- batch rows of a group."""
-    return range(0, -(-task.B // span) * task.H, groups_of_launch(tiling, device))
-
-
 def _variant(task: Task, given: Inputs, keep: bool) -> Variant:
     """given -- as the kernel will read them."""
     masked, size = given.reset is not None or given.lengths is not None, number_bytes(task.dtype)
@@ -159,13 +145,12 @@ def _prepare_launches(
     if not tiling.grid:
         launch = on.prepare(p, (tiles * tiling.cluster, task.H, 1), [*known, 0, options])
         return lambda *arrays: launch(*arrays, None)
-    firsts = _first_groups(task, tiling, on.device(), known[-1])
-    groups, at_once = firsts.stop, firsts.step
+    groups, at_once = tiles * task.H, groups_of_launch(tiling, on.device())
     launches = [
         on.prepare(
             p, (min(at_once, groups - first) * tiling.cluster, 1, 1), [*known, first, options]
         )
-        for first in firsts
+        for first in range(0, groups, at_once)
     ]
     z = geometry_of(task.cell, task.dtype, task.D, tiling)
     words = min(groups, at_once) * z.mail_bytes // 4

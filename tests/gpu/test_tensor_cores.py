@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 from device_support import check, run
-from gpu_corners import IN_WAVES, backward_stages, task_of
+from gpu_corners import IN_WAVES, backward_stages, forward_launches, task_of
 from gpu_support import CELLS, Case, mixed
 
-from flashrnn_numba.kernels import tensor
 from flashrnn_numba.kernels.machine import gpu
 
 
@@ -80,7 +79,7 @@ def test_several_launches_and_weight_gradients_beside_the_last():
     task, device = task_of(IN_WAVES), gpu().device()
     if (device.sm, device.sms) != (90, 132):
         pytest.skip(f"{device.name} may hold all groups at once")
-    assert tensor.launches(task, device) == 3
+    assert forward_launches(task, device) == 3
     assert backward_stages(task, device) == 2
     check_on_tensor_cores(IN_WAVES)
     assert_bit_identical(IN_WAVES)

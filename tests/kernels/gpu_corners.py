@@ -104,6 +104,16 @@ def refusal(task: Task, kernel: str, device: Device) -> str | None:
 IN_WAVES = Case("gru", BF, B=24, T=3, H=3, D=1024)
 
 
+def forward_launches(task: Task, device: Device) -> int:
+    """Of the tensor-core forward."""
+    tiling = tensor.choose_tiling(task.cell, task.dtype, task.B, task.H, task.D, device)
+    assert tiling is not None
+    if not tiling.grid:
+        return 1
+    groups = -(-task.B // tensor.rows_of_group(task, tiling, device)) * task.H
+    return -(-groups // tensor.groups_of_launch(tiling, device))
+
+
 def backward_stages(task: Task, device: Device) -> int:
     """Of the tensor-core backward: two, where the last groups run beside weight gradients."""
     tiling = tensor_backward_run.plan(task, device)

@@ -12,6 +12,7 @@ from gpu_corners import (
     PORTABLE,
     TENSOR,
     backward_stages,
+    forward_launches,
     one_cluster_too_many,
     refusal,
     task_of,
@@ -86,7 +87,7 @@ def test_cells_lie_in_blocks_clusters_and_grids(device):
 
 def test_a_case_of_several_launches_and_two_stages(device):
     task = task_of(IN_WAVES)
-    assert tensor.launches(task, device) == 3
+    assert forward_launches(task, device) == 3
     assert backward_stages(task, device) == 2
 
 
