@@ -61,9 +61,11 @@ def tensor_backward(
     warp = int32(tid >> 5)
     group = int32(lane >> 2)
     quad = int32(lane & 3)
-    place_in_launch = int64(cuda.blockIdx.x) // CLUSTER
-    head = (first_group + place_in_launch) % H
-    row0 = (first_group + place_in_launch) // H * TILE
+    # 32 bits without a sign: Python's division of int64 takes registers from all steps
+    place_in_launch = uint32(cuda.blockIdx.x) // uint32(CLUSTER)
+    team = uint32(uint32(first_group) + uint32(place_in_launch))
+    head = int64(team % uint32(H))
+    row0 = int64(team // uint32(H)) * TILE
     rank = int32(0)
     if GRID:
         rank = int32(int32(cuda.blockIdx.x) % CLUSTER)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 def open_mail() -> None:
     """Where this warp's partial sums go, and which ones this thread takes."""
-    box = ptx.global_at(ptx.global_address(mail), place_in_launch * GROUP_BYTES)
+    box = ptx.global_at(ptx.global_address(mail), int64(place_in_launch) * GROUP_BYTES)
     m_tile = int32(m_group * M_TILES)
     outbox = ptx.global_at(
         box,

@@ -60,10 +60,12 @@ def tensor_forward(
     row0 = int64(cuda.blockIdx.x) // CLUSTER * span
     rank = int64(0)
     if GRID:
-        team = first + int64(cuda.blockIdx.x) // CLUSTER
-        head = team % H
-        row0 = team // H * span
-        rank = int64(cuda.blockIdx.x) % CLUSTER
+        # 32 bits without a sign: Python's division of int64 takes registers from all steps
+        place_in_launch = uint32(cuda.blockIdx.x) // uint32(CLUSTER)
+        team = uint32(uint32(first) + uint32(place_in_launch))
+        head = int64(team % uint32(H))
+        row0 = int64(team // uint32(H)) * span
+        rank = int64(uint32(cuda.blockIdx.x) % uint32(CLUSTER))
     elif CLUSTER > 1:
         rank = int64(cluster_rank())
     row_end = min(B, row0 + span)

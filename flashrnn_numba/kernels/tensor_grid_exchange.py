@@ -45,7 +45,7 @@ def open_exchange():
         chunk = split * (K_STEPS * 2) + quad
     mail_from = chunk * CHUNK_STEP + mail_row // PLANE * PLANE_STEP + mail_row % PLANE * 16
     mail_to = shared_at(base, mail_row * PITCH + chunk * 16)
-    mail = global_at(global_address(mailbox), int64(cuda.blockIdx.x) // CLUSTER * MAIL_BYTES)
+    mail = global_at(global_address(mailbox), int64(place_in_launch) * MAIL_BYTES)
     # the planes in use into L2: a word that is polled must not wait for memory
     lines = uint32((rows + PLANE - 1) // PLANE * (PLANE_STEP // 128))
     line = uint32(rank * THREADS + thread)
