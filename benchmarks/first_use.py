@@ -3,7 +3,8 @@
 Each case in a new process, one after the other. `seconds` is the first `flashrnn_vjp` and its
 gradients (`forward` the part until its states are there), importing Numba and compiling included,
 importing CuPy and making its context not. `empty`: nothing was ever compiled; `again`: another
-process finds it on disk.
+process finds it on disk. Packages have their bytecode, as pip leaves them: it is made before the
+first case, also where the environment says that Python shall write none.
 
     python -m benchmarks.first_use --json benchmarks/results/first-use-h200.json
 """
@@ -11,6 +12,8 @@ process finds it on disk.
 from __future__ import annotations
 
 import argparse
+import compileall
+import importlib.util
 import json
 import os
 import subprocess
@@ -22,6 +25,7 @@ from typing import Any
 from .record import origin, write
 
 OWN_CELL = "examples/own_cell.py:peephole_lstm"
+PACKAGES = ("flashrnn_numba", "numpy", "numba", "numba_cuda", "llvmlite", "cupy", "cuda")
 # cell, head dimension, heads, batch, dtype, precision
 CASES = (
     ("lstm", 64, 12, 16, "bfloat16", "auto"),
@@ -64,8 +68,8 @@ print(json.dumps([forward - begin, end - begin, len(launch.compilations())]))
 
 def first_use(case: tuple[Any, ...], cache: str) -> dict[str, Any]:
     """Of a process with this cache directory. RuntimeError with what it said, if it fails."""
-    # what other batch sizes need would be compiled beside the next case
     environment = {**os.environ, "FLASHRNN_NUMBA_CACHE_DIR": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     ran = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(case)],
         env=environment,
@@ -77,6 +81,14 @@ def first_use(case: tuple[Any, ...], cache: str) -> dict[str, Any]:
         raise RuntimeError(ran.stderr[-800:])
     forward, seconds, compiled = json.loads(ran.stdout.splitlines()[-1])
     return {"forward": round(forward, 2), "seconds": round(seconds, 2), "compiled": compiled}
+
+
+def make_bytecode() -> None:
+    """Of the package and of what it imports: a source tree and `pip --no-compile` have none."""
+    for package in PACKAGES:
+        found = importlib.util.find_spec(package)
+        for folder in (found and found.submodule_search_locations) or ():
+            compileall.compile_dir(folder, quiet=2, workers=0)
 
 
 def name_of(case: tuple[Any, ...]) -> str:
@@ -91,6 +103,7 @@ def main() -> int:
     given = parser.parse_args()
     import cupy
 
+    make_bytecode()
     device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     result: dict[str, Any] = {**origin(), "device": device, "rows": []}
     for case in (case for case in CASES if given.only in name_of(case)):

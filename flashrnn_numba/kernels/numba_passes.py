@@ -4,7 +4,8 @@ Kernels here are unrolled: thousands of variables in hundreds of blocks. Numba's
 alive joins sets of names until nothing changes, its SSA pass walks through the whole function once
 for each variable with several assignments, and each of a thousand sums of two integers is looked up
 among all that `+` can mean. This is more than half of a kernel's compile time; with sets of bits,
-only the blocks that mention a variable, and a memory of what was looked up, a tenth of it remains.
+only the statements that mention a variable, and a memory of what was looked up, a tenth of it
+remains. Which variables a statement mentions is asked half a million times.
 Two passes find nothing to do here and are left out: kernels have no closures, no indexing by
 strings and no arrays made of constants. So is what a log would be told of SSA. And meanwhile no
 garbage is collected: a million small objects that are all in use make the collector busy for a
@@ -30,7 +31,7 @@ Names = Mapping[Any, set[str]]  # by a block's label
 def quick_passes() -> Iterator[None]:
     """Numba compiles with them, for a while."""
     from numba.core.types.functions import BaseFunction
-    from numba.cuda.core import analysis, base, ssa, typed_passes, untyped_passes
+    from numba.cuda.core import analysis, base, ir, ssa, typed_passes, untyped_passes
     from numba.cuda.lowering import Lower
     from numba.cuda.typing import templates
 
@@ -39,6 +40,8 @@ def quick_passes() -> Iterator[None]:
     with _lock, ExitStack() as stack:
         for place, name, quick in (
             (analysis, "compute_live_map", live_map),
+            (analysis, "compute_use_defs", use_defs),
+            (ir.Inst, "_rec_list_vars", list_variables),
             (ssa, "_run_ssa", run_ssa),
             (untyped_passes, "fixup_var_define_in_scope", define_in_scopes),
             (BaseFunction, "get_call_type", remembering(BaseFunction.get_call_type)),
@@ -148,8 +151,8 @@ def _names(order: list[str], bits: int) -> set[str]:
 
 
 def run_ssa(blocks: Any) -> Any:
-    """As numba.cuda.core.ssa._run_ssa, but for each variable only the blocks that mention it are
-    rewritten."""
+    """As numba.cuda.core.ssa._run_ssa, but for each variable only the statements that mention it
+    are looked at."""
     from numba.cuda.core import errors, ir, ssa
     from numba.cuda.core.analysis import compute_cfg_from_blocks
 
@@ -162,14 +165,13 @@ def run_ssa(blocks: Any) -> Any:
     cache = ssa._CacheListVars()
     blocks = dict(blocks)
     for name in violators:
-        part = {label: blocks[label] for label in blocks if label in mentions[name]}
         definitions: Any = defaultdict(list)
         phis: Any = defaultdict(list)
         states = ssa._make_states(blocks) | {"varname": name, "defmap": definitions}
-        part = ssa._run_block_rewrite(part, states, ssa._FreshVarHandler())
+        blocks |= _rewritten(blocks, mentions[name], states, ssa._FreshVarHandler())
         states |= {"phimap": phis, "cfg": cfg}
         states["phi_locations"] = ssa._compute_phi_locations(fronts, definitions)
-        blocks |= ssa._run_block_rewrite(part, states, ssa._FixSSAVars(cache))
+        blocks |= _rewritten(blocks, mentions[name], states, ssa._FixSSAVars(cache))
         for label, added in phis.items():
             if added:
                 changed = ir.Block(scope=blocks[label].scope, loc=blocks[label].loc)
@@ -178,6 +180,108 @@ def run_ssa(blocks: Any) -> Any:
     if compute_cfg_from_blocks(blocks) != cfg:
         raise errors.CompilerError("CFG mutated in SSA pass")
     return blocks
+
+
+def _mentions(blocks: Mapping, names: Mapping[str, None]) -> dict[str, dict[Any, list[int]]]:
+    """Where each name occurs: in which statements of which blocks, counted from the end. Making
+    another variable's definitions unique adds statements at the start, and no occurrence."""
+    found: dict[str, dict[Any, list[int]]] = {name: {} for name in names}
+    for label, block in blocks.items():
+        for place, statement in enumerate(block.body, -len(block.body)):
+            for name in {variable.name for variable in statement.list_vars()}:
+                if name in found:
+                    found[name].setdefault(label, []).append(place)
+    return found
+
+
+def _rewritten(
+    blocks: Mapping, places: Mapping[Any, list[int]], states: dict[str, Any], handler: Any
+) -> dict[Any, Any]:
+    """As ssa._run_block_rewrite, of these statements of these blocks."""
+    from numba.cuda.core import ir
+
+    changed = {}
+    for label, some in places.items():
+        block = blocks[label]
+        states |= {"label": label, "block": block}
+        body = list(block.body)
+        for place in some:
+            statement = body[place]
+            assigns = isinstance(statement, ir.assign_types)
+            handle = handler.on_assign if assigns else handler.on_other
+            body[place] = handle(states, statement)
+        changed[label] = ir.Block(scope=block.scope, loc=block.loc)
+        changed[label].body = body
+    return changed
+
+
+def use_defs(blocks: Mapping) -> Any:
+    """As numba.cuda.core.analysis.compute_use_defs: by block, the variables that it takes from
+    elsewhere, and those that it makes."""
+    from numba.cuda.core import analysis, ir
+
+    uses: dict[Any, set[str]] = {}
+    definitions: dict[Any, set[str]] = {}
+    for label, block in blocks.items():
+        used, defined = uses.setdefault(label, set()), definitions.setdefault(label, set())
+        for statement in block.body:
+            if isinstance(statement, ir.del_types):  # which names it in a string
+                names = {statement.value}
+            elif isinstance(statement, ir.assign_types):
+                names = {v.name for v in list_variables(None, statement.value)}
+                target = statement.target.name
+                if target not in names:
+                    defined.add(target)
+            else:
+                names = {v.name for v in statement.list_vars()}
+            used |= names - defined
+    return analysis._use_defs_result(usemap=uses, defmap=definitions)
+
+
+def list_variables(_: Any, node: Any) -> list[Any]:
+    """As numba.cuda.core.ir.Inst._rec_list_vars: all in a node of Numba's IR, in a sequence, in a
+    dictionary's values."""
+    found: list[Any] = []
+    _collect(node, found)
+    return found
+
+
+def _collect(node: Any, found: list[Any]) -> None:
+    kind = type(node)
+    how = _collectors.get(kind)
+    if how is None:
+        how = _collectors[kind] = _collector(node)
+    how(node, found)
+
+
+_Collector = Callable[[Any, list[Any]], None]
+_collectors: dict[type, _Collector] = {}  # by a node's type
+
+
+def _collector(node: Any) -> _Collector:
+    from numba.cuda.core import ir
+
+    def itself(node: Any, found: list[Any]) -> None:
+        found.append(node)
+
+    def its_own(node: Any, found: list[Any]) -> None:
+        found += node.list_vars()
+
+    def parts(node: Any, found: list[Any]) -> None:
+        for part in node:
+            _collect(part, found)
+
+    def values(node: Any, found: list[Any]) -> None:
+        parts(node.values(), found)
+
+    def nothing(node: Any, found: list[Any]) -> None:
+        pass
+
+    kinds = ((ir.var_types, itself), (ir.inst_types, its_own), ((list, tuple), parts))
+    for kind, how in (*kinds, (dict, values)):
+        if isinstance(node, kind):
+            return how
+    return nothing
 
 
 def define_in_scopes(blocks: Mapping) -> None:
@@ -239,15 +343,3 @@ def remembering(get_call_type: Callable[..., Any]) -> Callable[..., Any]:
         return found
 
     return remembered
-
-
-def _mentions(blocks: Mapping, names: Mapping[str, None]) -> dict[str, set[Any]]:
-    """The labels of the blocks where each name occurs. Making another variable's definitions unique
-    adds no occurrence."""
-    found: dict[str, set[Any]] = {name: set() for name in names}
-    for label, block in blocks.items():
-        for statement in block.body:
-            for variable in statement.list_vars():
-                if variable.name in found:
-                    found[variable.name].add(label)
-    return found

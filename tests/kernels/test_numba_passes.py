@@ -13,7 +13,13 @@ from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels import fused, launch, narrow_product, tensor, tensor_backward
 from flashrnn_numba.kernels.assemble import compile_ptx
 from flashrnn_numba.kernels.launch import Program
-from flashrnn_numba.kernels.numba_passes import left_out, live_map, quick_passes
+from flashrnn_numba.kernels.numba_passes import (
+    left_out,
+    list_variables,
+    live_map,
+    quick_passes,
+    use_defs,
+)
 from flashrnn_numba.kernels.tensor_layout import Tiling
 from flashrnn_numba.tuning import Device
 
@@ -70,6 +76,16 @@ def loops(x, n):
     last = i
     x[0] = total + last
 """
+
+
+def test_what_blocks_use_and_define():
+    compiler = pytest.importorskip("numba.cuda.compiler")
+    analysis = pytest.importorskip("numba.cuda.core.analysis")
+    blocks = compiler.run_frontend(programs()["loops"].function()).blocks
+    assert use_defs(blocks) == analysis.compute_use_defs(blocks)
+    for block in blocks.values():
+        for statement in block.body:
+            assert list_variables(statement, vars(statement)) == statement.list_vars()
 
 
 def programs() -> dict[str, Program]:
