@@ -308,8 +308,21 @@ def _variants(
         except Exception as error:
             failed[stage] = f"{type(error).__name__}: {error}"
         else:
+            _await(f"{direction}, {stage}")
             runs |= {stage: made} if made else {}
     return {stage: runs[stage] for stage in comparable(runs, failed)}, failed
+
+
+def _await(what: str) -> None:
+    """What a kernel broke shows here, not at the next one. Nothing runs in this process then."""
+    import cupy
+
+    end = cupy.cuda.Event()
+    end.record()
+    try:
+        end.synchronize()
+    except Exception as error:
+        raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def comparable(stages: Iterable[str], failed: Collection[str]) -> list[str]:

@@ -13,10 +13,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+# Cards whose kernels are linked from PTX: nvJitLink makes relocatable code of it, which takes
+# registers of its own, so that where all are in use some are spilled. For other cards a whole
+# program is linked from LTO-IR, as ptxas makes it alone. sm_90 is as it was measured
+# (docs/notes/launching.md).
+RELOCATABLE = frozenset({(9, 0)})
 
 _COMPILING = threading.RLock()  # compile_ptx replaces a name of numba-cuda for a moment
 
@@ -44,33 +50,45 @@ def compile_ptx(
 
     launch_bounds: threads a block, or (threads, blocks an SM, blocks a cluster).
     """
+    bounds = {"launch_bounds": launch_bounds, "fastmath": fastmath}
+    return str(_compile(function, signature, cc, "ptx", **bounds))
+
+
+def compile_ltoir(
+    function: Callable[..., Any],
+    signature: Any,
+    cc: tuple[int, int],
+    launch_bounds: int | tuple[int, ...] | None = None,
+) -> bytes:
+    """Likewise LTO-IR, for nvJitLink."""
+    return bytes(_compile(function, signature, cc, "ltoir", launch_bounds=launch_bounds))
+
+
+def _compile(
+    function: Callable[..., Any], signature: Any, cc: tuple[int, int], output: str, **options: Any
+) -> Any:
     from numba import cuda
 
     with _device_functions_for(cc):
-        ptx, _ = cuda.compile(
-            function,
-            signature,
-            cc=cc,
-            device=False,
-            output="ptx",
-            abi="numba",
-            launch_bounds=launch_bounds,
-            fastmath=fastmath,
+        found, _ = cuda.compile(
+            function, signature, cc=cc, device=False, output=output, abi="numba", **options
         )
-    return str(ptx)
+    return found
 
 
 def assemble(ptx: str, cc: tuple[int, int]) -> Resources:
-    """Assemble PTX for a compute capability; RuntimeError with ptxas's message if that fails."""
+    """Assemble PTX for a compute capability, as it will be launched there; RuntimeError with
+    ptxas's message if that fails."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
         target = f"sm_{cc[0]}{cc[1]}"
-        command = [str(find_ptxas()), "-v", "-arch", target, source.name, "-o", "kernel.cubin"]
+        how = ["-c"] if cc in RELOCATABLE else []
+        command = [str(find_ptxas()), *how, "-v", "-arch", target, source.name, "-o", "kernel"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(_explain(done.stderr, ptx, target, command[0]))
-    return parse_resources(done.stderr)
+    return replace(parse_resources(done.stderr), shared_bytes=_static_shared(ptx))
 
 
 def find_ptxas() -> Path:
@@ -89,7 +107,8 @@ def find_ptxas() -> Path:
 
 
 def parse_resources(report: str) -> Resources:
-    """Read the report of `ptxas -v`. With several functions: the largest of each figure."""
+    """Read the report of `ptxas -v`. With several functions: the largest of each figure. (It has no
+    shared memory of relocatable code.)"""
 
     def largest(pattern: str) -> int:
         return max((int(number) for number in re.findall(pattern, report)), default=0)
@@ -102,6 +121,10 @@ def parse_resources(report: str) -> Resources:
         stack_bytes=largest(r"(\d+) bytes stack frame"),
         barriers=largest(r"used (\d+) barriers"),
     )
+
+
+def _static_shared(ptx: str) -> int:
+    return sum(int(size) for size in re.findall(r"\.shared\b.*\.b8\s+[\w$]+\[(\d+)\];", ptx))
 
 
 @contextmanager

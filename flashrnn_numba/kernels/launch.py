@@ -189,10 +189,38 @@ def _compiled_ahead(program: Program, path: Path) -> tuple[str, bytes] | None:
 
 def _compile(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
     with no_collection():  # also while Numba is imported
-        ptx = compile_to_ptx(program, cc)
+        found = _whole_program(program, cc) or _from_ptx(program, cc)
+    _compiled.append(program.digest)
+    return found
+
+
+def _whole_program(program: Program, cc: tuple[int, int]) -> tuple[str, bytes] | None:
+    """(entry, machine code) linked from LTO-IR; None where it is to be made of PTX, or where that
+    cannot be done: no nvJitLink, or one older than NVVM. What is wrong with the program shows in
+    PTX, too."""
+    from .assemble import RELOCATABLE, compile_ltoir
+
+    if cc in RELOCATABLE:
+        return None
+    try:
+        from cuda.core import Linker, LinkerOptions, ObjectCode
+
+        bounds = (program.threads, 1)
+        with quick_passes():
+            ir = compile_ltoir(program.function(), signature(program), cc, launch_bounds=bounds)
+        options = LinkerOptions(arch=_arch(cc), link_time_optimization=True)
+        code = bytes(Linker(ObjectCode.from_ltoir(ir), options=options).link("cubin").code)
+    except Exception:
+        return None
+    # the kernel has a section of its own
+    entry = re.search(rb"\0\.text\.([\w$]+)\0", code)
+    return (entry[1].decode(), code) if entry else None
+
+
+def _from_ptx(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
+    ptx = compile_to_ptx(program, cc)
     entry = re.search(r"\.entry\s+([\w$]+)", ptx)
     assert entry is not None
-    _compiled.append(program.digest)
     return entry[1], _link(ptx, cc)
 
 
@@ -204,15 +232,22 @@ def _link(ptx: str, cc: tuple[int, int]) -> bytes:
         from cuda.core import ProgramOptions
     except ImportError:
         return ptx.encode()
-    options = ProgramOptions(arch=f"sm_{cc[0]}{cc[1]}")
+    options = ProgramOptions(arch=_arch(cc))
     try:
         return bytes(CoreProgram(ptx, "ptx", options).compile("cubin").code)
     except Exception:
         return ptx.encode()
 
 
+def _arch(cc: tuple[int, int]) -> str:
+    return f"sm_{cc[0]}{cc[1]}"
+
+
 def _cache_file(program: Program, cc: tuple[int, int]) -> Path:
-    name = f"{program.name}_{program.digest}_sm{cc[0]}{cc[1]}.kernel"
+    from .assemble import RELOCATABLE
+
+    whole = "" if cc in RELOCATABLE else "_whole"
+    name = f"{program.name}_{program.digest}_sm{cc[0]}{cc[1]}{whole}.kernel"
     return cache_directory() / "kernels" / name
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from ptx_support import needs_ptxas
 
-from flashrnn_numba.kernels import driver, generated, launch
+from flashrnn_numba.cells import get_cell
+from flashrnn_numba.kernels import driver, generated, launch, tensor
+from flashrnn_numba.kernels.assemble import find_ptxas
 from flashrnn_numba.kernels.launch import Program
+from flashrnn_numba.tuning import Device
 
 TEXT = """
 from numba import cuda
@@ -77,6 +82,66 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(fresh, monkeypatch):
     monkeypatch.setattr(generated.os, "replace", refuse)
     launch._write(fresh / "kernels" / "file", ("entry", b"code"))
     assert not list((fresh / "kernels").iterdir())
+
+
+def sections(cubin):
+    """Of an ELF file, by name."""
+    (at,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, names = struct.unpack_from("<HHH", cubin, 58)
+    found = [struct.unpack_from("<IIQQQQ", cubin, at + i * size) for i in range(count)]
+    base = found[names][4]
+    named = {cubin[base + s[0] :].split(b"\0", 1)[0].decode(): s for s in found}
+    return {name: cubin[s[4] : s[4] + s[5]] for name, s in named.items()}
+
+
+def kernel_of(cubin):
+    """(its name, its code)"""
+    ((name, code),) = ((n, c) for n, c in sections(cubin).items() if n.startswith(".text."))
+    return name.removeprefix(".text."), code
+
+
+def frame_bytes(cubin):
+    """Local memory of a thread: .nv.info has attributes, 0x11 is this one."""
+    info, at, found = sections(cubin)[".nv.info"], 0, []
+    while at < len(info):
+        form, attribute, size = struct.unpack_from("<BBH", info, at)
+        if (form, attribute) == (4, 0x11):
+            found.append(struct.unpack_from("<II", info, at + 4)[1])
+        at += 4 + (size if form == 4 else 0)
+    assert found
+    return max(found)
+
+
+@needs_ptxas
+@pytest.mark.parametrize("cc", [(8, 0), (10, 0)])
+def test_a_whole_program_is_what_ptxas_makes_of_it(cc, tmp_path):
+    """So what `assemble` says of registers and spills is said of the code that is launched."""
+    slstm, asked = get_cell("slstm"), tensor.Variant(True, True, True, True)
+    tiling = tensor.choose_tiling(slstm, "bfloat16", 16, 6, 128, Device.named("A100"))
+    forward = tensor.program(slstm, "bfloat16", 128, tiling, asked)
+    for program in (DOUBLE, forward):
+        entry, code = launch._compile(program, cc)
+        name, kernel = kernel_of(code)
+        assert entry == name
+        assert frame_bytes(code) == 0
+        ptx = launch.compile_to_ptx(program, cc)
+        (tmp_path / "ptx").write_text(ptx)
+        for how in ("-v", "-c"):
+            arch = f"-arch=sm_{cc[0]}{cc[1]}"
+            command = [find_ptxas(), how, arch, tmp_path / "ptx", "-o", tmp_path / how]
+            subprocess.run(command, check=True)
+        if cc == (8, 0):  # on sm_100 registers have other numbers
+            assert kernel == kernel_of((tmp_path / "-v").read_bytes())[1]
+    # of relocatable code that would not be true
+    assert bool(frame_bytes((tmp_path / "-c").read_bytes())) == (cc == (8, 0))
+
+
+def test_where_no_program_can_be_linked_whole_it_is_made_of_ptx(fresh, monkeypatch):
+    core = pytest.importorskip("cuda.core")
+    monkeypatch.setattr(core, "Linker", lambda *_, **__: 1 / 0)
+    entry, code = launch._compile(DOUBLE, (8, 0))
+    assert "double" in entry
+    assert code[:4] == b"\x7fELF"
 
 
 def test_what_is_another_program():

@@ -172,6 +172,13 @@ def test_a_case_is_timed(monkeypatch):
     assert [row["stage"] for row in rows] == ["whole", "start", "rest"]
     assert set(failed) == {"forward, exchange", "forward, product"}
 
+    def broken(self):
+        raise ValueError("illegal instruction")
+
+    monkeypatch.setattr(Event, "synchronize", broken)
+    with pytest.raises(RuntimeError, match="forward, whole: ValueError: illegal instruction"):
+        profile.time_case(case, wanted, 1, 1)
+
 
 # the timing process must find it
 def timed(case, wanted, rounds, launches):
