@@ -31,6 +31,7 @@ from flashrnn_numba import arrays
 from flashrnn_numba.arrays import DTYPES
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels import alternating_plan, fused_backend, launch, machine
+from flashrnn_numba.kernels.assemble import target_of
 from flashrnn_numba.kernels.interface import Inputs, Task
 from flashrnn_numba.kernels.launch import Program
 from flashrnn_numba.kernels.machine import HostMachine
@@ -192,7 +193,7 @@ def load(path: Path) -> None:
     cc, done = pickle.loads(lzma.decompress(path.read_bytes()))
     for program, code in done:
         launch._write(launch._cache_file(replace(program), cc), code)
-    print(f"{len(done)} kernels for sm_{cc[0]}{cc[1]} are in {launch.cache_directory()}")
+    print(f"{len(done)} kernels for {target_of(cc)} are in {launch.cache_directory()}")
 
 
 def main() -> int:

@@ -82,13 +82,18 @@ def assemble(ptx: str, cc: tuple[int, int]) -> Resources:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
-        target = f"sm_{cc[0]}{cc[1]}"
+        target = target_of(cc)
         how = ["-c"] if cc in RELOCATABLE else []
         command = [str(find_ptxas()), *how, "-v", "-arch", target, source.name, "-o", "kernel"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(_explain(done.stderr, ptx, target, command[0]))
     return replace(parse_resources(done.stderr), shared_bytes=_static_shared(ptx))
+
+
+def target_of(cc: tuple[int, int]) -> str:
+    """As ptxas and nvJitLink name it."""
+    return f"sm_{cc[0]}{cc[1]}"
 
 
 def find_ptxas() -> Path:

@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import ahead, inventory
+from .assemble import RELOCATABLE, compile_ltoir, compile_ptx, target_of
 from .background import unhurried
 from .driver import Launch
 from .generated import cache_directory, digest_of, load, write_at_once
 from .numba_passes import no_collection, quick_passes
 
+T = TypeVar("T")
 _FOLDER = Path(__file__).parent
 # what generated modules import: a change there is another program
 _DEPENDENCIES = ("cuda_math.py", "cuda_storage.py", "ptx/asm.py", "ptx/convert.py")
@@ -118,11 +120,13 @@ def signature(program: Program) -> Any:
 
 
 def compile_to_ptx(program: Program, cc: tuple[int, int]) -> str:
-    from .assemble import compile_ptx
+    return _quickly(compile_ptx, program, cc)
 
+
+def _quickly(compile_one: Callable[..., T], program: Program, cc: tuple[int, int]) -> T:
     bounds = (program.threads, 1)
     with quick_passes():
-        return compile_ptx(program.function(), signature(program), cc, launch_bounds=bounds)
+        return compile_one(program.function(), signature(program), cc, launch_bounds=bounds)
 
 
 def machine_code(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
@@ -198,17 +202,13 @@ def _whole_program(program: Program, cc: tuple[int, int]) -> tuple[str, bytes] |
     """(entry, machine code) linked from LTO-IR; None where it is to be made of PTX, or where that
     cannot be done: no nvJitLink, or one older than NVVM. What is wrong with the program shows in
     PTX, too."""
-    from .assemble import RELOCATABLE, compile_ltoir
-
     if cc in RELOCATABLE:
         return None
     try:
         from cuda.core import Linker, LinkerOptions, ObjectCode
 
-        bounds = (program.threads, 1)
-        with quick_passes():
-            ir = compile_ltoir(program.function(), signature(program), cc, launch_bounds=bounds)
-        options = LinkerOptions(arch=_arch(cc), link_time_optimization=True)
+        ir = _quickly(compile_ltoir, program, cc)
+        options = LinkerOptions(arch=target_of(cc), link_time_optimization=True)
         code = bytes(Linker(ObjectCode.from_ltoir(ir), options=options).link("cubin").code)
     except Exception:
         return None
@@ -232,20 +232,14 @@ def _link(ptx: str, cc: tuple[int, int]) -> bytes:
         from cuda.core import ProgramOptions
     except ImportError:
         return ptx.encode()
-    options = ProgramOptions(arch=_arch(cc))
+    options = ProgramOptions(arch=target_of(cc))
     try:
         return bytes(CoreProgram(ptx, "ptx", options).compile("cubin").code)
     except Exception:
         return ptx.encode()
 
 
-def _arch(cc: tuple[int, int]) -> str:
-    return f"sm_{cc[0]}{cc[1]}"
-
-
 def _cache_file(program: Program, cc: tuple[int, int]) -> Path:
-    from .assemble import RELOCATABLE
-
     whole = "" if cc in RELOCATABLE else "_whole"
     name = f"{program.name}_{program.digest}_sm{cc[0]}{cc[1]}{whole}.kernel"
     return cache_directory() / "kernels" / name

@@ -15,7 +15,7 @@ from ptx_support import needs_ptxas
 
 from flashrnn_numba.cells import get_cell
 from flashrnn_numba.kernels import driver, generated, launch, tensor
-from flashrnn_numba.kernels.assemble import find_ptxas
+from flashrnn_numba.kernels.assemble import find_ptxas, target_of
 from flashrnn_numba.kernels.launch import Program
 from flashrnn_numba.tuning import Device
 
@@ -127,8 +127,15 @@ def test_a_whole_program_is_what_ptxas_makes_of_it(cc, tmp_path):
         ptx = launch.compile_to_ptx(program, cc)
         (tmp_path / "ptx").write_text(ptx)
         for how in ("-v", "-c"):
-            arch = f"-arch=sm_{cc[0]}{cc[1]}"
-            command = [find_ptxas(), how, arch, tmp_path / "ptx", "-o", tmp_path / how]
+            command = [
+                find_ptxas(),
+                how,
+                "-arch",
+                target_of(cc),
+                tmp_path / "ptx",
+                "-o",
+                tmp_path / how,
+            ]
             subprocess.run(command, check=True)
         if cc == (8, 0):  # on sm_100 registers have other numbers
             assert kernel == kernel_of((tmp_path / "-v").read_bytes())[1]
