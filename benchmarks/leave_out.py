@@ -2,9 +2,10 @@
 
     without(program, "product")  # a Program, or None where the kernel has nothing of the stage
 
-The program's text is rewritten by the names of the calls in it, within the loop over time: so the
-kernels carry nothing for it, and a new cell or tiling needs nothing. A variant computes nonsense,
-but it ends, and it touches only the memory that the kernel touches:
+The program's text is rewritten by the names of the calls in it, within the loop over time and the
+functions that it calls: so the kernels carry nothing for it, and a new cell or tiling needs
+nothing. A variant computes nonsense, but it ends, and it touches only the memory that the kernel
+touches:
 
 - exchange: what goes to other blocks and what waits for it, so that nobody waits for what is not
   sent;
@@ -125,17 +126,34 @@ class _Kernel:
 
     def change(self, how: ast.NodeTransformer) -> None:
         how.generic_visit(self.loop)
+        for function in self._called_in(self.loop).values():
+            how.generic_visit(function)
+            function.body = function.body or [ast.Pass()]
         _KeepSums(self).generic_visit(self.loop)
         self._drop_unread()
 
+    def _called_in(self, node: ast.AST) -> dict[str, ast.FunctionDef]:
+        """The module's functions that are called there, and those that they call."""
+        functions = {s.name: s for s in self.module.body if isinstance(s, ast.FunctionDef)}
+        found: dict[str, ast.FunctionDef] = {}
+        for name in {_called(n) for n in ast.walk(node)} & functions.keys():
+            found |= {name: functions[name]} | self._called_in(functions[name])
+        return found
+
     def _drop_unread(self) -> None:
-        """Drop assignments in the loop to what nobody reads. (Calls whose value is assigned do
-        nothing else.)"""
-        dropping = True
-        while dropping:
-            drop = _DropUnread(_read(self.function))
-            drop.generic_visit(self.loop)
-            dropping = drop.dropped
+        """Drop assignments in the loop, and in what it calls, to what nobody reads. (Calls whose
+        value is assigned do nothing else.)"""
+        _drop_unread(self.loop, self.function)
+        for function in self._called_in(self.loop).values():
+            _drop_unread(function, function)
+
+
+def _drop_unread(part: ast.AST, function: ast.FunctionDef) -> None:
+    dropping = True
+    while dropping:
+        drop = _DropUnread(_read(function))
+        drop.generic_visit(part)
+        dropping = drop.dropped
 
 
 # rewriting --------------------------------------------------------------------------------------

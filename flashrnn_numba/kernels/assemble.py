@@ -13,16 +13,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-# Cards whose kernels are linked from PTX: nvJitLink makes relocatable code of it, which takes
-# registers of its own, so that where all are in use some are spilled. For other cards a whole
-# program is linked from LTO-IR, as ptxas makes it alone. sm_90 is as it was measured
-# (docs/notes/launching.md).
-RELOCATABLE = frozenset({(9, 0)})
 
 _COMPILING = threading.RLock()  # compile_ptx replaces a name of numba-cuda for a moment
 
@@ -77,18 +71,16 @@ def _compile(
 
 
 def assemble(ptx: str, cc: tuple[int, int]) -> Resources:
-    """Assemble PTX for a compute capability, as it will be launched there; RuntimeError with
-    ptxas's message if that fails."""
+    """Assemble PTX for a compute capability; RuntimeError with ptxas's message if that fails."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
         target = target_of(cc)
-        how = ["-c"] if cc in RELOCATABLE else []
-        command = [str(find_ptxas()), *how, "-v", "-arch", target, source.name, "-o", "kernel"]
+        command = [str(find_ptxas()), "-v", "-arch", target, source.name, "-o", "kernel.cubin"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(_explain(done.stderr, ptx, target, command[0]))
-    return replace(parse_resources(done.stderr), shared_bytes=_static_shared(ptx))
+    return parse_resources(done.stderr)
 
 
 def target_of(cc: tuple[int, int]) -> str:
@@ -112,8 +104,7 @@ def find_ptxas() -> Path:
 
 
 def parse_resources(report: str) -> Resources:
-    """Read the report of `ptxas -v`. With several functions: the largest of each figure. (It has no
-    shared memory of relocatable code.)"""
+    """Read the report of `ptxas -v`. With several functions: the largest of each figure."""
 
     def largest(pattern: str) -> int:
         return max((int(number) for number in re.findall(pattern, report)), default=0)
@@ -126,10 +117,6 @@ def parse_resources(report: str) -> Resources:
         stack_bytes=largest(r"(\d+) bytes stack frame"),
         barriers=largest(r"used (\d+) barriers"),
     )
-
-
-def _static_shared(ptx: str) -> int:
-    return sum(int(size) for size in re.findall(r"\.shared\b.*\.b8\s+[\w$]+\[(\d+)\];", ptx))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import ahead, inventory
-from .assemble import RELOCATABLE, compile_ltoir, compile_ptx, target_of
+from .assemble import compile_ltoir, compile_ptx, target_of
 from .background import unhurried
 from .driver import Launch
 from .generated import cache_directory, digest_of, load, write_at_once
@@ -199,11 +199,9 @@ def _compile(program: Program, cc: tuple[int, int]) -> tuple[str, bytes]:
 
 
 def _whole_program(program: Program, cc: tuple[int, int]) -> tuple[str, bytes] | None:
-    """(entry, machine code) linked from LTO-IR; None where it is to be made of PTX, or where that
-    cannot be done: no nvJitLink, or one older than NVVM. What is wrong with the program shows in
-    PTX, too."""
-    if cc in RELOCATABLE:
-        return None
+    """(entry, machine code) linked from LTO-IR: of PTX nvJitLink makes relocatable code, which
+    takes registers of its own. None where that cannot be done: no nvJitLink, or one older than
+    NVVM. What is wrong with the program shows in PTX, too."""
     try:
         from cuda.core import Linker, LinkerOptions, ObjectCode
 
@@ -240,8 +238,7 @@ def _link(ptx: str, cc: tuple[int, int]) -> bytes:
 
 
 def _cache_file(program: Program, cc: tuple[int, int]) -> Path:
-    whole = "" if cc in RELOCATABLE else "_whole"
-    name = f"{program.name}_{program.digest}_sm{cc[0]}{cc[1]}{whole}.kernel"
+    name = f"{program.name}_{program.digest}_sm{cc[0]}{cc[1]}.kernel"
     return cache_directory() / "kernels" / name
 
 

@@ -7,6 +7,9 @@ its source:
 - `for i in unroll(N):` becomes N copies of its body;
 - `a = cuda.local.array(N, type)` becomes N variables a_0, a_1, ..., starting at 0: with loops
   written out, indices are literals, and variables live in registers for certain;
+- `a = names(N)` likewise, for variables of any type that are written before they are read: they
+  start as nothing, which spares the compiler N lines;
+- `tuple_of(a, i, N)` becomes (a_i, a_i+1, ...), N of them;
 - `if` with a constant condition keeps one branch;
 - a bare call of a name in `parts`, such as `product()`, becomes the lines of that part: text, or
   the body of a function (with its parameters replaced by the arguments). Parts share the
@@ -116,6 +119,8 @@ class _Specialise(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
+        if _name_called(node) == "tuple_of":
+            return _tuple_of(*node.args)
         known = all(isinstance(a, ast.Constant) for a in node.args)
         if known and _name_called(node) in ("max", "min"):
             return ast.Constant(eval(ast.unparse(node)))
@@ -139,13 +144,16 @@ class _Specialise(ast.NodeTransformer):
 
     def visit_Assign(self, node: ast.Assign) -> Any:
         self.generic_visit(node)
-        if not ast.unparse(node.value).startswith("cuda.local.array("):
+        made = ast.unparse(node.value)
+        if not made.startswith(("cuda.local.array(", "names(")):
             return node
         (target,) = node.targets
         assert isinstance(target, ast.Name)
         assert isinstance(node.value, ast.Call)
-        count, kind = node.value.args
         self.local.add(target.id)
+        if made.startswith("names("):
+            return None
+        count, kind = node.value.args
         return ast.parse(
             "\n".join(
                 f"{target.id}_{i} = {ast.unparse(kind)}(0)" for i in range(ast.literal_eval(count))
@@ -205,6 +213,13 @@ def _copied(tree: Any) -> Any:
     return made
 
 
+def _tuple_of(array: ast.expr, first: ast.expr, count: ast.expr) -> ast.Tuple:
+    assert isinstance(array, ast.Name)
+    start, size = (ast.literal_eval(number) for number in (first, count))
+    names = [f"{array.id}_{i}" for i in range(start, start + size)]
+    return ast.Tuple([ast.Name(name, ast.Load()) for name in names], ast.Load())
+
+
 def _element(node: ast.Subscript) -> str:
     """The variable of one element of a local array."""
     assert isinstance(node.value, ast.Name)
@@ -222,6 +237,10 @@ def _fold(node: ast.AST) -> ast.AST:
     """The value of an expression of literals."""
     if isinstance(node, ast.BoolOp):
         return _fold_logic(node)
+    if isinstance(node, ast.IfExp) and isinstance(node.test, ast.Constant):
+        return node.body if node.test.value else node.orelse
+    if (outer := _with_literal(node)) and (inner := _with_literal(outer.left)):
+        node = _added_up(outer, inner)
     leaves = [n for n in ast.walk(node) if isinstance(n, ast.expr)]
     if any(isinstance(n, ast.Name | ast.Call | ast.Attribute) for n in leaves):
         return node
@@ -243,3 +262,21 @@ def _fold_logic(node: ast.BoolOp) -> ast.AST:
     if not rest:
         return ast.Constant(not decides)
     return rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+
+
+def _with_literal(node: ast.AST) -> ast.BinOp | None:
+    """The node, if it is a sum or difference with a literal integer on the right."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)):
+        return None
+    right = node.right
+    literal = isinstance(right, ast.Constant) and type(right.value) is int
+    return node if literal else None
+
+
+def _added_up(outer: ast.BinOp, inner: ast.BinOp) -> ast.BinOp:
+    """x + 2 + 3 as x + 5."""
+    total = sum(
+        ast.literal_eval(node.right) * (1 if isinstance(node.op, ast.Add) else -1)
+        for node in (outer, inner)
+    )
+    return ast.BinOp(inner.left, ast.Add() if total >= 0 else ast.Sub(), ast.Constant(abs(total)))

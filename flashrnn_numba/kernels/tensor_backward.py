@@ -98,10 +98,12 @@ def backward_program(
 PARTS = {
     "parts": (
         "load_rows", "clear_padding", "own_pairs", "own_accumulators", "own_sums",
-        "point_at_last_step", "open_carry", "start_value", "find_again", "begin_again", "fetch",
-        "fetch_pair",
-        "copy_number", "store_half", "store_float", "start_numbers", "ask_reset", "early",
-        "read_pair", "early_pair", "add_to_bias", "read_number",
+        "point_at_last_step", "open_carry", "fetch", "ask_reset", "early", "see_pair",
+        "add_to_bias",
+    ),
+    "ring": (
+        "copy_number", "store_half", "store_float", "find_again", "start_value", "start_numbers",
+        "read_numbers",
     ),
     "sums": (
         "product", "part_with_sums", "bring_home", "take_accumulators", "send_sums", "store_sums",
@@ -117,9 +119,12 @@ NUMBERS = (
     "clear_pair", "copy_item", "store_value", "store_previous", "pack_gates", "store_operand",
     "store_gates",
 )  # fmt: skip
+
+# device functions of tensor_backward_ring.py that every kernel calls
+RING = ("fetch_pair", "read_pair", "early_pair")
 _CONVERSIONS = {
-    2: """widen, narrow = ptx.{mma}_to_f32, ptx.f32_to_{mma}
-unpack, pack = ptx.{mma}x2_to_f32x2, ptx.f32x2_to_{mma}x2""",
+    2: """widen, narrow = {mma}_to_f32, f32_to_{mma}
+unpack, pack = {mma}x2_to_f32x2, f32x2_to_{mma}x2""",
     4: "widen = narrow = float32",
 }
 
@@ -130,17 +135,36 @@ import math
 
 from numba import cuda, float32, int32, int64, uint16, uint32, uint64
 
-from flashrnn_numba.kernels import ptx
+from flashrnn_numba.kernels.ptx import *
 from flashrnn_numba.kernels.tensor_backward_math import FUNCTIONS
 
 globals().update(FUNCTIONS)
 FULL = 0xFFFFFFFF
 QUADS = {quads}
 {numbers}
-stage = ptx.stage_gathered(1, {steps}, "{mma}")
+stage = stage_gathered(1, {steps}, "{mma}")
 {reads}
 {products}
-mma_step = ptx.mma_{mma}
+mma_step = mma_{mma}
+
+
+@cuda.jit(device=True)
+def state_or(otherwise, given, array, strides, k, row, head, unit):
+    """The first or last state k, if there are such arrays."""
+    if given:
+        at = k * strides[0] + row * strides[1] + head * strides[3] + unit * strides[4]
+        return float32(widen(array[at]))
+    return float32(otherwise)
+
+
+@cuda.jit(device=True)
+def with_sum(carry, total, bound, alive):
+    """The gradient that is carried on, and the sum over the step after, within its bound.
+    Comparisons, not min and max: those would hide nan."""
+    total = carry + total
+    total = bound if total > bound else total
+    total = -bound if total < -bound else total
+    return total if alive else carry
 
 
 @cuda.jit(device=True)
@@ -197,7 +221,7 @@ def source(
     parts["load_fragments"] = load_fragments(z)
     parts["product_in_strips"] = product_in_strips(z, tiling)
     wide = z.each == 2 and D % 2 == 0
-    values = OPTIONS | _of_cell(cell, two.count) | _of_tiling(D, tiling, z) | _of_ring(z)
+    values = OPTIONS | _of_cell(cell) | _of_tiling(D, tiling, z) | _of_ring(z)
     values |= _of_product(tiling, z, size) | _of_exchange(tiling, z)
     values |= {
         "D": D,
@@ -206,16 +230,24 @@ def source(
         "D_WORDS": D_WORDS,
         "AHEAD": tiling.ahead,
         "RESETS": resets,
+        "INPUTS": len(cell.gates) + 2 * len(cell.states),
         "ONE": 0x3F80 if dtype == "bfloat16" else 0x3C00,
         "INFINITY": float("inf"),
     }
     text = specialise(Function("tensor_backward_kernel.py", "tensor_backward"), values, parts)
-    text = text.replace("ELEMENT", "float32" if size == 4 else "uint32" if wide else "uint16")
     title = f"Tensor-core backward of cell {cell.name!r}, {dtype}, D = {D}, {tiling}"
-    return _header(title, FORMATS[dtype], size, z, tiling) + two.functions + text
+    wanted = {"begin_again": resets, "nothing_seen": not values["ALL_ACTIVE"]}
+    names = [*RING, *(name for name in wanted if wanted[name])]
+    functions = "".join(_device_function(name, values, parts) for name in names)
+    return _header(title, FORMATS[dtype], size, z, tiling) + two.functions + functions + text
 
 
-def _of_cell(cell: Cell, kept: int) -> dict[str, Any]:
+def _device_function(name: str, values: dict[str, Any], parts: dict[str, Part]) -> str:
+    text = specialise(Function("tensor_backward_ring.py", name), values, parts)
+    return f"@cuda.jit(device=True, forceinline=True)\n{text}\n\n"
+
+
+def _of_cell(cell: Cell) -> dict[str, Any]:
     return {
         "GATES": len(cell.gates),
         "STATES": len(cell.states),
@@ -224,7 +256,6 @@ def _of_cell(cell: Cell, kept: int) -> dict[str, Any]:
         "BIASED": len(cell.bias_gates),
         "FROM_B": places(cell.bias_gates, range(len(cell.gates))),
         "INITIAL": tuple(cell.initial.values()),
-        "KEPT": kept,
     }
 
 
@@ -327,7 +358,7 @@ def _chunk(tiling: Tiling) -> int:
 def _header(title: str, mma: str, size: int, z: Layout, tiling: Tiling) -> str:
     rows, chunk = z.registers // z.k_steps, z.scratch_rows
     sizes = {min(chunk, rows - first) for first in range(0, rows, chunk)}
-    reads = [f"read{n} = ptx.read_fragments({n * z.k_steps})" for n in sorted(sizes)]
+    reads = [f"read{n} = read_fragments({n * z.k_steps})" for n in sorted(sizes)]
     return HEADER.format(
         title=title,
         digest=_digest(),
@@ -347,10 +378,10 @@ def _products(mma: str, z: Layout, tiling: Tiling) -> list[str]:
     chains = max(1, tiling.chains // (m_tiles * z.n_tiles))
     sizes = f"{m_tiles}, {z.n_tiles}, {k_steps}"
     if not tiling.strip:
-        return [f'mma = ptx.warp_mma({sizes}, {z.registers}, "{mma}", {z.tile_pitch}, {chains})']
-    lines = [f"load_columns = ptx.load_columns({z.n_tiles}, {k_steps}, {z.tile_pitch})"]
+        return [f'mma = warp_mma({sizes}, {z.registers}, "{mma}", {z.tile_pitch}, {chains})']
+    lines = [f"columns_of = load_columns({z.n_tiles}, {k_steps}, {z.tile_pitch})"]
     for i, (first, last, _) in enumerate(strips(z, tiling)):
-        lines.append(f'strip{i} = ptx.columns_mma({sizes}, {last - first}, "{mma}", {chains})')
+        lines.append(f'strip{i} = columns_mma({sizes}, {last - first}, "{mma}", {chains})')
     return lines
 
 
@@ -367,13 +398,13 @@ def strips(z: Layout, tiling: Tiling) -> list[tuple[int, int, int]]:
 def product_in_strips(z: Layout, tiling: Tiling) -> str:
     if not tiling.strip:
         return "pass"
-    lines = ["columns = load_columns(ptx.shared_at(b_at, tile))"]
+    lines = ["columns = columns_of(shared_at(b_at, tile))"]
     for i, (first, last, staged) in enumerate(strips(z, tiling)):
         resident = f"fragments[{4 * first}:{4 * last}], " if last > first else ""
         if i:
             # ptxas would read the fragments of all strips at once, into registers that are R's
-            lines.append("ptx.sync_warp(uint32(FULL))")
-        lines.append(f"acc = strip{i}({resident}ptx.shared_at(staged_at, {staged}), columns)")
+            lines.append("sync_warp(uint32(FULL))")
+        lines.append(f"acc = strip{i}({resident}shared_at(staged_at, {staged}), columns)")
         lines.append(f"part_with_sums({i * tiling.strip}, {tiling.strip})")
     return "\n".join(lines)
 

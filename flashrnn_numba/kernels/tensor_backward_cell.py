@@ -15,10 +15,11 @@ from ..cells import Cell, emit
 
 @dataclass(frozen=True)
 class Halves:
-    """functions: text of two device functions, `early_half` (gates, states) -> kept values and
-    `late_half` (kept values, cotangents) -> gate gradients, state gradients. calls: lines that call
-    them for item `e` of pair `p`, and for item `i` (literals where they are put in), from and to
-    the kernel's arrays.
+    """functions: text of two device functions, `early_half` (gates, states) -> kept values, and
+    `late_half` (kept values, alive, cotangents) -> gate gradients, state gradients: zeros and the
+    cotangents where the item is not alive. calls: lines that call them, from and to the kernel's
+    names: early for item `e` of a pair whose inputs are `seen`, late for item `i` (literals where
+    they are put in).
     """
 
     functions: str
@@ -47,28 +48,30 @@ def halves(cell: Cell) -> Halves:
     known = [n for n in inputs if n not in late_names] + [_target(s) for s in early]
     kept = [n for n in known if n in used]
     first = [n for n in inputs if n not in late_names]
-    second = kept + [n for n, (kind, _) in inputs.items() if kind == "cotangent"]
-    functions = _function("early_half", first, early, kept or ["real(0.0)"])
-    functions += _function("late_half", second, late, results)
-    count = max(1, len(kept))
-    sizes = {kind: len(kinds[kind]) for kind in kinds}
-    values = ", ".join(
-        f"{kind}[(p * EACH + e) * {sizes[kind]} + {i}]" for kind, i in (inputs[n] for n in first)
-    )
-    early_call = [f"half = early_half({values})"]
-    early_call += [f"kept[(p * EACH + e) * {count} + {q}] = half[{q}]" for q in range(len(kept))]
-    values = ", ".join(f"kept[i * {count} + {q}]" for q in range(len(kept)))
-    cotangents = ", ".join(f"cotangent[{k}]" for k in range(len(cell.states)))
-    late_call = [f"whole = late_half({', '.join(x for x in (values, cotangents) if x)})"]
+    functions = _function("early_half", first, early, [_real(k) for k in kept] or ["real(0.0)"])
     gates = len(cell.gates)
-    for o in range(len(results)):
-        place = f"dgate[{o}]" if o < gates else f"dstate[{o - gates}]"
-        late_call.append(f"{place} = whole[{o}]")
-    return Halves(functions, "\n".join(early_call), "\n".join(late_call), count)
+    others = ["real(0.0)"] * gates + [f"cotangent_{name}" for name in cell.states]
+    chosen = [
+        f"{_real(result)} if alive else {other}"
+        for result, other in zip(results, others, strict=True)
+    ]
+    cotangents = [n for n, (kind, _) in inputs.items() if kind == "cotangent"]
+    taken = [_parse(f"{name} = half[{i}]") for i, name in enumerate(kept)]
+    functions += _function("late_half", ["half", "alive", *cotangents], [*taken, *late], chosen)
+    first_of = {"gate": 0, "state": gates}
+    places = [first_of[kind] + i for kind, i in (inputs[name] for name in first)]
+    values = ", ".join(f"seen[e * INPUTS + {place}]" for place in places)
+    given = ", ".join(f"cotangent[{k}]" for k in range(len(cotangents)))
+    return Halves(
+        functions,
+        f"half[e] = early_half({values})",
+        f"whole = late_half(half[i // EACH][i % EACH], t < length[i], {given})",
+        max(1, len(kept)),
+    )
 
 
 def _function(name: str, parameters: list[str], body: list[ast.stmt], results: list[str]) -> str:
-    lines = [*(ast.unparse(s) for s in body), f"return ({', '.join(map(_real, results))},)"]
+    lines = [*(ast.unparse(s) for s in body), f"return ({', '.join(results)},)"]
     head = f"@cuda.jit(device=True)\ndef {name}({', '.join(parameters)}):\n"
     return head + "".join(f"    {line}\n" for line in lines) + "\n\n"
 

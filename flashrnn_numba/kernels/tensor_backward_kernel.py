@@ -26,8 +26,6 @@ from typing import Any
 
 from numba import cuda, int32, int64
 
-from .. import ptx
-
 
 def tensor_backward(
     R: Any,  # [Gr, H, D, D], strides in elements (likewise below)
@@ -70,8 +68,8 @@ def tensor_backward(
     if GRID:
         rank = int32(int32(cuda.blockIdx.x) % CLUSTER)
     elif CLUSTER > 1:
-        rank = int32(ptx.cluster_rank())
-    shared = ptx.shared_address(cuda.shared.array(0, uint32, alignment=16))
+        rank = int32(cluster_rank())
+    shared = shared_address(cuda.shared.array(0, uint32, alignment=16))
     m_group = int32(warp % M_GROUPS)
     part = int32(warp // M_GROUPS)
     gate0 = int32(part % GATE_PARTS * PART_GATES)
@@ -80,8 +78,8 @@ def tensor_backward(
     # R^T: rows are previous units, a pair of neighbours in the row octets of an m tile
     new_unit = rank * UNITS + k0 * K_UNITS + 4 // SIZE * quad
     old_unit = m_group * (16 * M_TILES) + 2 * group
-    source = ptx.global_at(
-        ptx.global_address(R),
+    source = global_at(
+        global_address(R),
         SIZE
         * (
             gate0 * r_strides[0]
@@ -90,11 +88,11 @@ def tensor_backward(
             + old_unit * r_strides[3]
         ),
     )
-    scratch_at = ptx.shared_at(shared, warp * SCRATCH_BYTES + lane * 16)
-    staged_at = ptx.shared_at(shared, STAGED_AT + warp * (STAGED * 512) + lane * 16)
+    scratch_at = shared_at(shared, warp * SCRATCH_BYTES + lane * 16)
+    staged_at = shared_at(shared, STAGED_AT + warp * (STAGED * 512) + lane * 16)
     load_fragments()
     clear_padding()
-    b_at = ptx.shared_at(
+    b_at = shared_at(
         shared,
         TILE_AT
         + (lane & 7) % TILE * TILE_PITCH
@@ -103,41 +101,39 @@ def tensor_backward(
     )
 
     # what this thread owns: PAIRS of EACH neighbouring units of a batch row
-    active = cuda.local.array(PAIRS, int32)  # the pair exists, and its first unit in the head
-    line = cuda.local.array(PAIRS, int32)  # batch row of the tile, clamped to the batch
-    unit_of = cuda.local.array(PAIRS, int32)
-    slot = cuda.local.array(PAIRS, uint32)  # in the B operand
-    sum_at = cuda.local.array(PAIRS, uint32)  # partial sums
-    stored = cuda.local.array(ITEMS, int32)  # the item is part of the problem
-    length = cuda.local.array(ITEMS, int32)
-    beside = cuda.local.array(ITEMS, int32)  # elements from the pair's first unit
-    shift = cuda.local.array(PAIRS, int32)  # of a 16-bit number in its word
+    active = names(PAIRS)  # the pair exists, and its first unit in the head
+    line = names(PAIRS)  # batch row of the tile, clamped to the batch
+    unit_of = names(PAIRS)
+    slot = names(PAIRS)  # in the B operand
+    sum_at = names(PAIRS)  # partial sums
+    stored = names(ITEMS)  # the item is part of the problem
+    length = names(ITEMS)
+    beside = names(ITEMS)  # elements from the pair's first unit
+    shift = names(PAIRS)  # of a 16-bit number in its word
     own_pairs()
 
     restart = cuda.local.array(PAIRS, int32)  # of the step that was fetched
     coming = cuda.local.array(PAIRS, int32)  # of the coming step
     restarted = cuda.local.array(PAIRS, int32)  # of this step
-    kept = cuda.local.array(ITEMS * KEPT, float32)
-    given = cuda.local.array(ITEMS * STATES, float32)  # gradients from outside
-    carry = cuda.local.array(ITEMS * STATES, float32)
+    seen = names(PAIRS)  # inputs of the coming step, and
+    half = names(PAIRS)  # what the early half leaves for the late one
+    if not ALL_ACTIVE:
+        for p in unroll(PAIRS):
+            seen[p] = nothing_seen()
+            half[p] = early_pair(seen[p])
+    carry = names(ITEMS * STATES)
     to_initial = cuda.local.array(ITEMS * STATES, float32)
-    bits = cuda.local.array(ITEMS * GATES, ELEMENT)
-    before = cuda.local.array(ITEMS, float32)
-    unrounded = cuda.local.array(ITEMS * GATES, float32)  # gate gradients
+    bits = names(ITEMS * GATES)
+    unrounded = names(ITEMS * GATES)  # gate gradients
     dbias = cuda.local.array(ITEMS * BIASED, float32)  # their sums over the steps so far
-    sums = cuda.local.array(ITEMS, float32)
-    number = cuda.local.array(EACH, float32)
-    gate = cuda.local.array(ITEMS * GATES, float32)
-    state = cuda.local.array(ITEMS * STATES, float32)
-    cotangent = cuda.local.array(STATES, float32)
-    dgate = cuda.local.array(GATES, float32)
-    dstate = cuda.local.array(STATES, float32)
+    sums = names(ITEMS)
+    cotangent = names(STATES)
     bound = clip if clip > float32(0.0) else float32(INFINITY)
     others_in = cuda.local.array(STATES, uint64)
-    d_in = cuda.local.array(STATES, uint64)
-    gate_index = cuda.local.array(PAIRS, int32)
-    state_index = cuda.local.array(PAIRS, int32)
-    d_index = cuda.local.array(PAIRS, int32)
+    d_in = names(STATES)
+    gate_index = names(PAIRS)
+    state_index = names(PAIRS)
+    d_index = names(PAIRS)
     point_at_last_step()
     open_carry()
     open_exchange()
@@ -145,9 +141,9 @@ def tensor_backward(
     for s in range(AHEAD):
         if s < steps:
             fetch(int32(steps - 1 - s))
-        ptx.cp_async_commit()
+        cp_async_commit()
     if steps > 0:
-        ptx.cp_async_wait_group(AHEAD - 1)
+        cp_async_wait_group(AHEAD - 1)
         ask_reset(int32(steps - 1))
         early(int32(steps - 1))
         store_previous()
@@ -159,19 +155,20 @@ def tensor_backward(
         tile = int32((n & 1) * TILE_BYTES)
         for i in unroll(ITEMS):
             for k in unroll(STATES):
-                cotangent[k] = carry[i * STATES + k] + given[i * STATES + k]
+                cotangent[k] = carry[i * STATES + k]
+                cotangent[k] += seen[i // EACH][i % EACH * INPUTS + GATES + STATES + k]
             cell_late()
-            alive = t < length[i]
             for k in unroll(STATES):
-                carry[i * STATES + k] = dstate[k] if alive else cotangent[k]
+                carry[i * STATES + k] = whole[GATES + k]
             pack_gates()
         for p in unroll(PAIRS):
-            restarted[p] = coming[p]
+            if RESETS:
+                restarted[p] = coming[p]
             store_operand()
         cuda.syncthreads()
         add_to_bias()
         product()
-        ptx.cp_async_wait_group(AHEAD - 2)
+        cp_async_wait_group(AHEAD - 2)
         early(t - 1)
         store_gates()
         if t >= 1:
@@ -179,14 +176,10 @@ def tensor_backward(
         ask_reset(t - 2)
         if t >= AHEAD:
             fetch(t - AHEAD)
-        ptx.cp_async_commit()
+        cp_async_commit()
         bring_home()
         for i in unroll(ITEMS):
-            total = carry[i * STATES] + sums[i]
-            # comparisons, not min and max: those would hide nan
-            total = bound if total > bound else total
-            total = -bound if total < -bound else total
-            carry[i * STATES] = total if t < length[i] else carry[i * STATES]
+            carry[i * STATES] = with_sum(carry[i * STATES], sums[i], bound, t < length[i])
         if RESETS:
             for i in unroll(ITEMS):
                 for k in unroll(STATES):
@@ -199,21 +192,19 @@ def tensor_backward(
             # computed here: sums of 64 bits would stay in registers for all steps
             # (which sum must be opaque for that differs: ptxas would spill 4 bytes)
             if RESETS:
-                again = int32(ptx.held_u32(uint32(beside[i])))
+                unit = unit_of[i // EACH] + int32(held_u32(uint32(beside[i])))
             else:
-                again = int32(ptx.held_u32(uint32(unit_of[i // EACH] + beside[i])))
+                unit = int32(held_u32(uint32(unit_of[i // EACH] + beside[i])))
+            at = head * D + unit
+            row = row0 + line[i // EACH]
             for k in unroll(STATES):
-                at = (k * B + row0 + line[i // EACH]) * units + head * D
-                at += unit_of[i // EACH] + again if RESETS else again
                 total = carry[i * STATES + k]
                 if RESETS:
                     total += to_initial[i * STATES + k]
-                dinitial[at] = narrow(total)
+                dinitial[(k * B + row) * units + at] = narrow(total)
             for q in unroll(BIASED):
-                at = ((row0 + line[i // EACH]) * BIASED + q) * units + head * D
-                at += unit_of[i // EACH] + again if RESETS else again
-                dbias_rows[at] = dbias[i * BIASED + q]
+                dbias_rows[(row * BIASED + q) * units + at] = dbias[i * BIASED + q]
     if CLUSTER > 1 and not GRID:
         # nobody leaves while others may still look at its shared memory
-        ptx.cluster_arrive()
-        ptx.cluster_wait()
+        cluster_arrive()
+        cluster_wait()

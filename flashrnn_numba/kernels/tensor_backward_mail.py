@@ -25,9 +25,9 @@ from __future__ import annotations
 
 def open_mail() -> None:
     """Where this warp's partial sums go, and which ones this thread takes."""
-    box = ptx.global_at(ptx.global_address(mail), int64(place_in_launch) * GROUP_BYTES)
+    box = global_at(global_address(mail), int64(place_in_launch) * GROUP_BYTES)
     m_tile = int32(m_group * M_TILES)
-    outbox = ptx.global_at(
+    outbox = global_at(
         box,
         int64(m_tile // OWN_TILES) * RECEIVER_BYTES
         + rank * MESSAGE_BYTES
@@ -37,7 +37,7 @@ def open_mail() -> None:
     letter = int32((tid >> 2) % LETTERS)
     source = int32((tid >> 2) // LETTERS)
     sender = int32(source * 4 + quad if source < SOURCES else CLUSTER)
-    inbox = ptx.global_at(
+    inbox = global_at(
         box,
         int64(rank) * RECEIVER_BYTES + (source * 4 + quad) * MESSAGE_BYTES + letter * 16,
     )
@@ -52,13 +52,13 @@ def open_mail() -> None:
     four = int32(letter * 2 + (quad & 1))
     octet_row = int32(four // QUADS)
     four = int32(octet_row * QUADS + (four % QUADS ^ swizzle(int32(octet_row % 8))))
-    leave_at = ptx.shared_at(shared, SUMS_AT + source * SOURCE_BYTES + four * 16)
+    leave_at = shared_at(shared, SUMS_AT + source * SOURCE_BYTES + four * 16)
 
 
 def post_sums(first, count) -> None:
     """To each block the partial sums of its own units, from the m tiles that `acc` is of."""
     mark = uint32(1 - ((n >> 1) & 1))
-    slot_out = ptx.global_at(outbox, mail_slot)
+    slot_out = global_at(outbox, mail_slot)
     for m in unroll(count):
         for c in unroll(N_TILES):
             if quad < QUADS:
@@ -71,8 +71,8 @@ def post_sums(first, count) -> None:
 
 
 def post(first, offset) -> None:
-    ptx.st_relaxed_gpu_u64(
-        ptx.global_at(slot_out, offset),
+    st_relaxed_gpu_u64(
+        global_at(slot_out, offset),
         joined(
             marked(pack(acc[first], acc[first + 2]), mark), pack(acc[first + 1], acc[first + 3])
         ),
@@ -82,7 +82,7 @@ def post(first, offset) -> None:
 def take_mail() -> None:
     """Adds up what this thread's quad is to take, and leaves it where add_sums finds it."""
     expected = uint64(1 - ((n >> 1) & 1))
-    slot_in = ptx.global_at(inbox, mail_slot)
+    slot_in = global_at(inbox, mail_slot)
     total = (real(0.0), real(0.0), real(0.0), real(0.0))
     for r in unroll(ROUNDS):
         await_letters(r)
@@ -93,7 +93,7 @@ def take_mail() -> None:
                 total,
             )
     if sender < CLUSTER and quad < 2:
-        ptx.st_shared_v4_f32(leave_at, total)
+        st_shared_v4_f32(leave_at, total)
     mail_slot = SLOT_BYTES - mail_slot
 
 
@@ -115,10 +115,10 @@ def await_letters(r) -> None:
             wrong |= differences(low[i], high[i], expected)
         asked = int32(asked + 1)
         if asked > MOST_POLLS:
-            ptx.trap()
+            trap()
 
 
 def open_letter(number, i) -> None:
-    two = ptx.ld_relaxed_gpu_v2_u64(ptx.global_at(slot_in, (number) * (TAKERS * MESSAGE_BYTES)))
+    two = ld_relaxed_gpu_v2_u64(global_at(slot_in, (number) * (TAKERS * MESSAGE_BYTES)))
     low[i] = two[0]
     high[i] = two[1]

@@ -16,15 +16,15 @@ def clear_pair(at) -> None:
 
 def copy_item(base, at, place, e) -> None:
     """The number at base[at], to item e's place in the ring."""
-    ptx.cp_async_ca_4(
-        ptx.shared_at(ring8 if EACH == 2 else ring4, stage_at + place + 4 * e),
-        ptx.global_index(base, at, 4),
+    cp_async_ca_4(
+        shared_at(ring8 if EACH == 2 else ring4, place + 4 * e),
+        global_index(base, at, 4),
     )
 
 
 def store_value(place, e) -> None:
     """Likewise `value`."""
-    store_float(stage_at + place, e, value)
+    store_float(place, e, value)
 
 
 def store_previous() -> None:
@@ -32,24 +32,24 @@ def store_previous() -> None:
     for p in unroll(PAIRS):
         if WIDE:
             if stored[p * 2] != 0:
-                ptx.st_global_v2_f32(
-                    ptx.global_index(previous_out, state_index[p], 4),
-                    (before[p * 2], before[p * 2 + 1]),
+                st_global_v2_f32(
+                    global_index(previous_out, state_index[p], 4),
+                    (seen[p][GATES], seen[p][INPUTS + GATES]),
                 )
         else:
             for e in unroll(EACH):
                 if stored[p * EACH + e] != 0:
-                    ptx.st_global_f32(
-                        ptx.global_index(previous_out, int32(state_index[p] + e), 4),
-                        before[p * EACH + e],
+                    st_global_f32(
+                        global_index(previous_out, int32(state_index[p] + e), 4),
+                        seen[p][e * INPUTS + GATES],
                     )
-    previous_out = ptx.global_at(previous_out, -4 * state_step)
+    previous_out = global_at(previous_out, -4 * state_step)
 
 
 def pack_gates() -> None:
     """The item's gate gradients."""
     for j in unroll(GATES):
-        bits[i * GATES + j] = real(dgate[j]) if alive else real(0.0)
+        bits[i * GATES + j] = whole[j]
         unrounded[i * GATES + j] = bits[i * GATES + j]
 
 
@@ -58,17 +58,17 @@ def store_operand() -> None:
     if ALL_ACTIVE or active[p] != 0:
         for j in unroll(GATES):
             if FROM_R[j] >= 0:
-                at = ptx.shared_at(slot[p], tile + FROM_R[j] * (4 * K_UNITS))
+                at = shared_at(slot[p], tile + FROM_R[j] * (4 * K_UNITS))
                 if EACH == 2:
-                    ptx.st_shared_v2_u32(
+                    st_shared_v2_u32(
                         at,
                         (
-                            ptx.f32_to_tf32(bits[p * 2 * GATES + j]),
-                            ptx.f32_to_tf32(bits[(p * 2 + 1) * GATES + j]),
+                            f32_to_tf32(bits[p * 2 * GATES + j]),
+                            f32_to_tf32(bits[(p * 2 + 1) * GATES + j]),
                         ),
                     )
                 else:
-                    ptx.st_shared_u32(at, ptx.f32_to_tf32(bits[p * GATES + j]))
+                    st_shared_u32(at, f32_to_tf32(bits[p * GATES + j]))
 
 
 def store_gates() -> None:
@@ -77,18 +77,16 @@ def store_gates() -> None:
         if WIDE:
             if stored[p * 2] != 0:
                 for j in unroll(GATES):
-                    ptx.st_global_v2_f32(
-                        ptx.global_index(gates_out, int32(gate_index[p] + j * gate_pitch), 4),
+                    st_global_v2_f32(
+                        global_index(gates_out, int32(gate_index[p] + j * gate_pitch), 4),
                         (bits[p * 2 * GATES + j], bits[(p * 2 + 1) * GATES + j]),
                     )
         else:
             for e in unroll(EACH):
                 if stored[p * EACH + e] != 0:
                     for j in unroll(GATES):
-                        ptx.st_global_f32(
-                            ptx.global_index(
-                                gates_out, int32(gate_index[p] + j * gate_pitch + e), 4
-                            ),
+                        st_global_f32(
+                            global_index(gates_out, int32(gate_index[p] + j * gate_pitch + e), 4),
                             bits[(p * EACH + e) * GATES + j],
                         )
-    gates_out = ptx.global_at(gates_out, -4 * gate_step)
+    gates_out = global_at(gates_out, -4 * gate_step)

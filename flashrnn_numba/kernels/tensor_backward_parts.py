@@ -13,13 +13,13 @@ def load_rows(first, count, target) -> None:
     """Rows of fragments (one m tile and gate each) from R to shared memory, in fragment order."""
     for n in range(count * (K_STEPS // STAGE_STEPS)):
         # many addresses at once would take registers that are R's
-        ptx.not_unrolled()
+        not_unrolled()
         r = int32(n // (K_STEPS // STAGE_STEPS))
         k = int32(n % (K_STEPS // STAGE_STEPS) * (STAGE_STEPS * K_UNITS // K_STEPS))
         m = int32((first + r) // PART_GATES)
         j = int32((first + r) % PART_GATES)
         at = j * r_strides[0] + k * r_strides[2] + 16 * m * r_strides[3]
-        base = ptx.global_at(source, SIZE * at)
+        base = global_at(source, SIZE * at)
         unit = int32(old_unit + 16 * m)
         inside = int32(8 * (unit < D) + 8 * (unit + 1 < D))
         stage(
@@ -28,7 +28,7 @@ def load_rows(first, count, target) -> None:
             SIZE * r_strides[2],
             (inside,),
             int32(D - new_unit - k),
-            ptx.shared_at(target, n * (STAGE_STEPS * 512)),
+            shared_at(target, n * (STAGE_STEPS * 512)),
         )
 
 
@@ -50,7 +50,7 @@ def own_pairs() -> None:
         shift[p] = (unit_of[p] & 1) * 16 if SIZE == 2 and EACH == 1 and D % 2 == 0 else 0
         local = unit - rank * UNITS
         place = local // K_UNITS * (RECURRENT * K_UNITS) + local % K_UNITS
-        slot[p] = ptx.shared_at(shared, TILE_AT + column * TILE_PITCH + SIZE * place)
+        slot[p] = shared_at(shared, TILE_AT + column * TILE_PITCH + SIZE * place)
         for e in unroll(EACH):
             real_item = exists and row < B and unit + e < D
             stored[p * EACH + e] = 1 if real_item else 0
@@ -94,7 +94,7 @@ def own_sums(p) -> None:
     octet_row = int32(inner // (2 // EACH))
     place = int32((tile_index * 8 + octet_row) * QUADS + (column // 2 ^ swizzle(octet_row)))
     place = int32(place * CHUNK + column % 2 * (CHUNK // 2) + inner % (2 // EACH) * (CHUNK // 4))
-    sum_at[p] = ptx.shared_at(shared, SUMS_AT + place)
+    sum_at[p] = shared_at(shared, SUMS_AT + place)
     unit = int32(rank * UNITS + tile_index // N_TILES * 16 + inner * EACH)
     column = int32(column + tile_index % N_TILES * 8)
     exists = exists and column < TILE
@@ -106,21 +106,17 @@ def point_at_last_step() -> None:
     units = H * D
     gate_step, state_step = GATES * units, units
     at = (row0 * T + T - 1) * units + head * D
-    gates_in = ptx.global_at(
-        ptx.global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1))
-    )
-    gates_out = ptx.global_at(
-        ptx.global_address(dgates), SIZE * (at * GATES - head * D * (GATES - 1))
-    )
-    previous_out = ptx.global_at(ptx.global_address(previous), SIZE * at)
-    s0_in = ptx.global_at(ptx.global_address(states), SIZE * (at - units))
+    gates_in = global_at(global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1)))
+    gates_out = global_at(global_address(dgates), SIZE * (at * GATES - head * D * (GATES - 1)))
+    previous_out = global_at(global_address(previous), SIZE * at)
+    s0_in = global_at(global_address(states), SIZE * (at - units))
     for k in unroll(STATES):
         if k > 0:
-            others_in[k] = ptx.global_at(
-                ptx.global_address(others), OTHER_BYTES * ((k - 1) * B * T * units + at - units)
+            others_in[k] = global_at(
+                global_address(others), OTHER_BYTES * ((k - 1) * B * T * units + at - units)
             )
-        d_in[k] = ptx.global_at(
-            ptx.global_address(dstates),
+        d_in[k] = global_at(
+            global_address(dstates),
             SIZE
             * (
                 k * d_strides[0]
@@ -140,7 +136,7 @@ def clear_padding() -> None:
     """Zeros in the B operand, which stay where a unit is padding."""
     if RAGGED:
         for n in range((2 * TILE_BYTES // 4 - tid + THREADS - 1) // THREADS):
-            ptx.st_shared_u32(ptx.shared_at(shared, TILE_AT + (n * THREADS + tid) * 4), uint32(0))
+            st_shared_u32(shared_at(shared, TILE_AT + (n * THREADS + tid) * 4), uint32(0))
         cuda.syncthreads()
 
 
@@ -148,20 +144,19 @@ def open_carry() -> None:
     """The gradient of the last states, and nothing yet from the steps."""
     for i in unroll(ITEMS):
         for k in unroll(STATES):
-            carry[i * STATES + k] = real(0.0)
-            to_initial[i * STATES + k] = real(0.0)
-            given[i * STATES + k] = real(0.0)
-            if options & HAS_DLAST:
-                at = k * dlast_strides[0] + (row0 + line[i // EACH]) * dlast_strides[1]
-                at += head * dlast_strides[3]
-                at += (unit_of[i // EACH] + beside[i]) * dlast_strides[4]
-                carry[i * STATES + k] = widen(dlast[at])
-    for p in unroll(PAIRS):
-        restart[p] = int32(0)
-        coming[p] = int32(0)
+            carry[i * STATES + k] = state_or(
+                real(0.0),
+                options & HAS_DLAST,
+                dlast,
+                dlast_strides,
+                k,
+                row0 + line[i // EACH],
+                head,
+                unit_of[i // EACH] + beside[i],
+            )
     # this thread's words of the ring: for values of 4 and of 8 bytes
-    ring4 = ptx.shared_at(shared, RING_AT + tid * 4)
-    ring8 = ptx.shared_at(shared, RING_AT + tid * 8)
+    ring4 = shared_at(shared, RING_AT + tid * 4)
+    ring8 = shared_at(shared, RING_AT + tid * 8)
     # where no gradient of the states comes in, its words stay 0
     for s in range(AHEAD):
         for p in unroll(PAIRS):
@@ -170,127 +165,41 @@ def open_carry() -> None:
                     clear_pair(s * STAGE_BYTES + p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS)
 
 
-def find_again(p) -> None:
-    """Where pair p lies, as values that the compiler does not know: addresses made of them cannot
-    stay in registers for all steps."""
-    line_again = int32(ptx.held_u32(uint32(line[p])))
-    unit_again = int32(ptx.held_u32(uint32(unit_of[p])))
-
-
-def start_value(i, k) -> None:
-    """value = initial state k of item i, after find_again."""
-    value = float32(real(INITIAL[k]))
-    if options & HAS_STATES:
-        at = k * initial_strides[0] + (row0 + line_again) * initial_strides[1]
-        at += head * initial_strides[3]
-        at += (unit_again + beside[i]) * initial_strides[4]
-        value = float32(widen(initial[at]))
-    elif k == 0:
-        # s_0 feeds R and has the dtype of the arrays
-        value = float32(widen(narrow(value)))
-
-
 def fetch(step) -> None:
     """Copy what the early half of a step needs into the ring; the shared addresses then are those
     of the step before."""
     stage_at = int32((step) & (AHEAD - 1)) * STAGE_BYTES
     for p in unroll(PAIRS):
         if ALL_ACTIVE or active[p] != 0:
-            fetch_pair(p, step)
-    gates_in = ptx.global_at(gates_in, -GATE_BYTES * gate_step)
-    s0_in = ptx.global_at(s0_in, -SIZE * state_step)
+            fetch_pair(
+                shared_at(ring4, stage_at + p * PAIR_BYTES),
+                shared_at(ring8, stage_at + p * PAIR_BYTES),
+                (step) > 0,
+                gates_in,
+                gate_index[p],
+                gate_pitch,
+                s0_in,
+                tuple_of(others_in, 0, STATES),
+                state_index[p],
+                tuple_of(d_in, 0, STATES),
+                d_index[p],
+                d_strides,
+                shift[p],
+                tuple_of(beside, p * EACH, EACH),
+                line[p],
+                unit_of[p],
+                row0,
+                head,
+                initial,
+                initial_strides,
+                options,
+            )
+    gates_in = global_at(gates_in, -GATE_BYTES * gate_step)
+    s0_in = global_at(s0_in, -SIZE * state_step)
     for k in unroll(STATES):
         if k > 0:
-            others_in[k] = ptx.global_at(others_in[k], -OTHER_BYTES * state_step)
-        d_in[k] = ptx.global_at(d_in[k], -SIZE * d_strides[2])
-
-
-def fetch_pair(p, step) -> None:
-    for j in unroll(GATES):
-        copy_number(
-            GATE_BYTES,
-            gates_in,
-            int32(gate_index[p] + j * gate_pitch),
-            p * PAIR_BYTES + j * GATE_SLOT * OWNERS,
-        )
-    if (step) > 0:
-        copy_number(SIZE, s0_in, state_index[p], p * PAIR_BYTES + S0_AT)
-        for k in unroll(STATES - 1):
-            copy_number(
-                OTHER_BYTES,
-                others_in[k + 1],
-                state_index[p],
-                p * PAIR_BYTES + OTHER_AT + k * OTHER_SLOT * OWNERS,
-            )
-    else:
-        start_numbers(p)
-    if options & HAS_DSTATES:
-        for k in unroll(STATES):
-            if options & D_WORDS:
-                copy_number(
-                    SIZE, d_in[k], d_index[p], p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS
-                )
-            else:
-                for e in unroll(EACH):
-                    at = int32(d_index[p] + beside[p * EACH + e] * int32(d_strides[4]))
-                    copy_item(d_in[k], at, p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS, e)
-
-
-def copy_number(size, base, index, place) -> None:
-    """The pair's numbers of `size` bytes at base[index], to its place in the ring."""
-    if size == 4:
-        if WIDE:
-            ptx.cp_async_ca_8(
-                ptx.shared_at(ring8, stage_at + place), ptx.global_index(base, index, 4)
-            )
-        elif EACH == 2:
-            for e in unroll(2):
-                ptx.cp_async_ca_4(
-                    ptx.shared_at(ring8, stage_at + place + 4 * e),
-                    ptx.global_index(base, int32(index + beside[p * EACH + e]), 4),
-                )
-        else:
-            ptx.cp_async_ca_4(
-                ptx.shared_at(ring4, stage_at + place), ptx.global_index(base, index, 4)
-            )
-    elif D % 2 == 0:
-        # the word that the number is in
-        ptx.cp_async_ca_4(
-            ptx.shared_at(ring4, stage_at + place),
-            ptx.global_index(base, int32(index - (shift[p] >> 4)), 2),
-        )
-    else:
-        for e in unroll(EACH):
-            at = int32(index + beside[p * EACH + e])
-            store_half(place, e, ptx.ld_global_nc_u16(ptx.global_index(base, at, 2)))
-
-
-def store_half(place, e, number) -> None:
-    """A 16-bit number of item e of pair p, to where `early` finds it."""
-    ptx.st_shared_u16(ptx.shared_at(ring4, stage_at + place + 2 * e + (shift[p] >> 3)), number)
-
-
-def store_float(at, e, number) -> None:
-    """A float32 of item e, likewise; at -- from this thread's first word."""
-    ptx.st_shared_f32(ptx.shared_at(ring8 if EACH == 2 else ring4, at + 4 * e), number)
-
-
-def start_numbers(p) -> None:
-    """The initial states in place of those of the step before."""
-    find_again(p)
-    for e in unroll(EACH):
-        for k in unroll(STATES):
-            start_value(p * EACH + e, k)
-            if k == 0:
-                store_value(p * PAIR_BYTES + S0_AT, e)
-            elif OTHER_BYTES == 2:
-                store_half(
-                    p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, narrow(value)
-                )
-            else:
-                store_float(
-                    stage_at + p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, value
-                )
+            others_in[k] = global_at(others_in[k], -OTHER_BYTES * state_step)
+        d_in[k] = global_at(d_in[k], -SIZE * d_strides[2])
 
 
 def ask_reset(step) -> None:
@@ -299,8 +208,9 @@ def ask_reset(step) -> None:
         for p in unroll(PAIRS):
             restart[p] = int32(0)
             if (step) < length[p * EACH]:
-                find_again(p)
-                at = (row0 + line_again) * reset_strides[0] + (step) * reset_strides[1]
+                # not known to the compiler: the address cannot stay in a register for all steps
+                again = row0 + int32(held_u32(uint32(line[p])))
+                at = again * reset_strides[0] + (step) * reset_strides[1]
                 restart[p] = int32(reset[at])
 
 
@@ -310,52 +220,38 @@ def early(step) -> None:
     if ALL_ACTIVE:
         # all that is read first: the pairs' chains of arithmetic can then run side by side
         for p in unroll(PAIRS):
-            read_pair(p)
+            see_pair(p)
         for p in unroll(PAIRS):
-            begin_again(p)
-        for p in unroll(PAIRS):
-            early_pair(p)
+            half[p] = early_pair(seen[p])
     else:
         for p in unroll(PAIRS):
             if active[p] != 0:
-                read_pair(p)
-                begin_again(p)
-                early_pair(p)
-
-
-def read_pair(p) -> None:
-    for j in unroll(GATES):
-        read_number(GATE_BYTES, p * PAIR_BYTES + j * GATE_SLOT * OWNERS)
-        for e in unroll(EACH):
-            gate[(p * EACH + e) * GATES + j] = number[e]
-    for k in unroll(STATES):
-        if k == 0:
-            read_number(SIZE, p * PAIR_BYTES + S0_AT)
-        else:
-            read_number(OTHER_BYTES, p * PAIR_BYTES + OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS)
-        for e in unroll(EACH):
-            state[(p * EACH + e) * STATES + k] = number[e]
-        read_number(SIZE, p * PAIR_BYTES + D_AT + k * NUMBER_SLOT * OWNERS)
-        for e in unroll(EACH):
-            given[(p * EACH + e) * STATES + k] = number[e]
-
-
-def begin_again(p) -> None:
-    """The initial states in place of those of the step before, where a reset says so."""
-    if RESETS and restart[p] != int32(0):
-        find_again(p)
-        for e in unroll(EACH):
-            for k in unroll(STATES):
-                start_value(p * EACH + e, k)
-                state[(p * EACH + e) * STATES + k] = value
-
-
-def early_pair(p) -> None:
-    for e in unroll(EACH):
-        before[p * EACH + e] = state[(p * EACH + e) * STATES]
-        cell_early()
+                see_pair(p)
+                half[p] = early_pair(seen[p])
     if RESETS:
-        coming[p] = restart[p]
+        for p in unroll(PAIRS):
+            coming[p] = restart[p]
+
+
+def see_pair(p) -> None:
+    seen[p] = read_pair(
+        shared_at(ring4, stage_at + p * PAIR_BYTES),
+        shared_at(ring8, stage_at + p * PAIR_BYTES),
+        shift[p],
+    )
+    if RESETS:
+        seen[p] = begin_again(
+            seen[p],
+            restart[p],
+            tuple_of(beside, p * EACH, EACH),
+            line[p],
+            unit_of[p],
+            row0,
+            head,
+            initial,
+            initial_strides,
+            options,
+        )
 
 
 def add_to_bias() -> None:
@@ -365,22 +261,3 @@ def add_to_bias() -> None:
         for j in unroll(GATES):
             if FROM_B[j] >= 0:
                 dbias[i * BIASED + FROM_B[j]] += unrounded[i * GATES + j]
-
-
-def read_number(size, place) -> None:
-    """number[e] = what copy_number brought for item e."""
-    if size == 4:
-        if EACH == 2:
-            two = ptx.ld_shared_v2_f32(ptx.shared_at(ring8, stage_at + place))
-            number[0] = two[0]
-            number[1] = two[1]
-        else:
-            number[0] = ptx.ld_shared_f32(ptx.shared_at(ring4, stage_at + place))
-    else:
-        word = ptx.ld_shared_u32(ptx.shared_at(ring4, stage_at + place))
-        if EACH == 2:
-            two = unpack(word)
-            number[0] = two[0]
-            number[1] = two[1]
-        else:
-            number[0] = widen(uint16(word >> uint32(shift[p])))

@@ -15,9 +15,9 @@ def product() -> None:
         # what is sent of the first m tiles travels while the next ones are multiplied
         product_in_strips()
     elif REGISTERS > 0:
-        acc = mma(fragments, staged_at, ptx.shared_at(b_at, tile))
+        acc = mma(fragments, staged_at, shared_at(b_at, tile))
     else:
-        acc = mma(staged_at, ptx.shared_at(b_at, tile))
+        acc = mma(staged_at, shared_at(b_at, tile))
     if not DIRECT and STRIP == 0:
         part_with_sums(0, M_TILES)
 
@@ -41,9 +41,7 @@ def bring_home() -> None:
         cuda.syncthreads()
         add_sums(int32(0))
     elif CLUSTER > 1:
-        ptx.mbarrier_wait_cluster(
-            ptx.shared_at(shared, BARRIERS_AT + (n & 1) * 8), int32((n >> 1) & 1)
-        )
+        mbarrier_wait_cluster(shared_at(shared, BARRIERS_AT + (n & 1) * 8), int32((n >> 1) & 1))
         add_sums(int32((n & 1) * SUMS_BYTES))
     else:
         cuda.syncthreads()
@@ -59,17 +57,17 @@ def take_accumulators() -> None:
             # column `quad` is with lane quad / 2
             other = uint32((lane & 28) + (quad >> 1))
             for e in unroll(2):
-                even = ptx.shfl_idx_f32(FULL, acc[p * 4 + 2 * e], other)
-                odd = ptx.shfl_idx_f32(FULL, acc[p * 4 + 2 * e + 1], other)
+                even = shfl_idx_f32(FULL, acc[p * 4 + 2 * e], other)
+                odd = shfl_idx_f32(FULL, acc[p * 4 + 2 * e + 1], other)
                 sums[p * 2 + e] = odd if quad & 1 else even
         else:
             # lane 0 of the quad has both units and columns
             other = uint32(lane & 28)
-            a = ptx.shfl_idx_f32(FULL, acc[p * 4], other)
-            c = ptx.shfl_idx_f32(FULL, acc[p * 4 + 2], other)
+            a = shfl_idx_f32(FULL, acc[p * 4], other)
+            c = shfl_idx_f32(FULL, acc[p * 4 + 2], other)
             if TILE == 2:
-                b = ptx.shfl_idx_f32(FULL, acc[p * 4 + 1], other)
-                d = ptx.shfl_idx_f32(FULL, acc[p * 4 + 3], other)
+                b = shfl_idx_f32(FULL, acc[p * 4 + 1], other)
+                d = shfl_idx_f32(FULL, acc[p * 4 + 3], other)
                 low = b if quad & 1 else a
                 high = d if quad & 1 else c
                 sums[p] = high if quad & 2 else low
@@ -80,20 +78,18 @@ def take_accumulators() -> None:
 def send_sums(first, count) -> None:
     """To each block the partial sums of its own units; they count on its mbarrier."""
     if first == 0 and tid == 0:
-        ptx.mbarrier_arrive_expect(
-            ptx.shared_at(shared, BARRIERS_AT + (n & 1) * 8), CLUSTER * SOURCE_BYTES
-        )
+        mbarrier_arrive_expect(shared_at(shared, BARRIERS_AT + (n & 1) * 8), CLUSTER * SOURCE_BYTES)
     for m in unroll(count):
         for c in unroll(N_TILES):
             if quad < QUADS:
-                to = ptx.shared_at(
+                to = shared_at(
                     target[(first + m) // TOGETHER],
                     (n & 1) * SUMS_BYTES
                     + ((first + m) % TOGETHER * N_TILES + c) * (8 * QUADS * CHUNK),
                 )
-                mbarrier = ptx.shared_at(counter[(first + m) // TOGETHER], (n & 1) * 8)
+                mbarrier = shared_at(counter[(first + m) // TOGETHER], (n & 1) * 8)
                 if CHUNK == 8:
-                    ptx.st_async_v2_u32(
+                    st_async_v2_u32(
                         to,
                         (
                             pack(acc[(m * N_TILES + c) * 4], acc[(m * N_TILES + c) * 4 + 2]),
@@ -102,13 +98,13 @@ def send_sums(first, count) -> None:
                         mbarrier,
                     )
                 else:
-                    ptx.st_async_v4_u32(
+                    st_async_v4_u32(
                         to,
                         (
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4]),
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 2]),
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 1]),
-                            ptx.f32_bits(acc[(m * N_TILES + c) * 4 + 3]),
+                            f32_bits(acc[(m * N_TILES + c) * 4]),
+                            f32_bits(acc[(m * N_TILES + c) * 4 + 2]),
+                            f32_bits(acc[(m * N_TILES + c) * 4 + 1]),
+                            f32_bits(acc[(m * N_TILES + c) * 4 + 3]),
                         ),
                         mbarrier,
                     )
@@ -125,10 +121,10 @@ def store_sums() -> None:
                     acc[(m * N_TILES + c) * 4 + 1],
                     acc[(m * N_TILES + c) * 4 + 3],
                 )
-                to = ptx.shared_at(
+                to = shared_at(
                     target[m // TOGETHER], (m % TOGETHER * N_TILES + c) * (8 * QUADS * CHUNK)
                 )
-                ptx.st_shared_v4_f32(to, values)
+                st_shared_v4_f32(to, values)
 
 
 def add_sums(buffer) -> None:
@@ -137,18 +133,18 @@ def add_sums(buffer) -> None:
         for e in unroll(EACH):
             sums[p * EACH + e] = real(0.0)
         for s in unroll(SOURCES):
-            place = ptx.shared_at(sum_at[p], buffer + s * SOURCE_BYTES)
+            place = shared_at(sum_at[p], buffer + s * SOURCE_BYTES)
             if EACH == 2:
                 if CHUNK == 8:
-                    two = unpack(ptx.ld_shared_u32(place))
+                    two = unpack(ld_shared_u32(place))
                 else:
-                    two = ptx.ld_shared_v2_f32(place)
+                    two = ld_shared_v2_f32(place)
                 sums[p * 2] += two[0]
                 sums[p * 2 + 1] += two[1]
             elif CHUNK == 8:
-                sums[p] += widen(ptx.ld_shared_u16(place))
+                sums[p] += widen(ld_shared_u16(place))
             else:
-                sums[p] += ptx.ld_shared_f32(place)
+                sums[p] += ld_shared_f32(place)
 
 
 def open_exchange() -> None:
@@ -166,15 +162,15 @@ def open_exchange() -> None:
             place = int32(place + (quad ^ swizzle(group))) * CHUNK
             if CLUSTER > 1:
                 owner = int32(m_tile // (UNITS // 16))
-                mine = ptx.shared_at(shared, SUMS_AT + rank * SOURCE_BYTES + place)
-                target[m] = ptx.mapa(mine, owner)
-                counter[m] = ptx.mapa(ptx.shared_at(shared, BARRIERS_AT), owner)
+                mine = shared_at(shared, SUMS_AT + rank * SOURCE_BYTES + place)
+                target[m] = mapa(mine, owner)
+                counter[m] = mapa(shared_at(shared, BARRIERS_AT), owner)
             else:
-                target[m] = ptx.shared_at(shared, SUMS_AT + part * SOURCE_BYTES + place)
+                target[m] = shared_at(shared, SUMS_AT + part * SOURCE_BYTES + place)
     if CLUSTER > 1 and not GRID:
         if tid == 0:
-            ptx.mbarrier_init(ptx.shared_at(shared, BARRIERS_AT), 1)
-            ptx.mbarrier_init(ptx.shared_at(shared, BARRIERS_AT + 8), 1)
-            ptx.fence_mbarrier_init()
-        ptx.cluster_arrive()
-        ptx.cluster_wait()
+            mbarrier_init(shared_at(shared, BARRIERS_AT), 1)
+            mbarrier_init(shared_at(shared, BARRIERS_AT + 8), 1)
+            fence_mbarrier_init()
+        cluster_arrive()
+        cluster_wait()

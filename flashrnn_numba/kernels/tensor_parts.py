@@ -160,7 +160,7 @@ def fetch_input(slot):
         if X_EXACT or x_left[i] > int32(0):
             if WIDE:
                 if GRID:
-                    cp_async_cg_16_once(x_to[i], x_from[i])
+                    cp_async_cg_16_once(shared_at(x_to[i], slot_at), x_from[i])
                 else:
                     cp_async_cg_16(shared_at(x_to[i], slot_at), x_from[i])
             else:
@@ -168,14 +168,6 @@ def fetch_input(slot):
                     if u < x_left[i]:
                         at = global_at(x_from[i], u * x_strides[4] * SIZE)
                         pending[i * CHUNK + u] = ld_global_nc_number(at)
-    if WIDE and GRID:
-        # where x_to goes with the steps. Were the slot's place added to it at each use, ptxas 13
-        # would at times keep it in a register that is half of the cache hint (LDGSTS [R+UR])
-        for i in unroll(X_CHUNKS):
-            if (slot) == AHEAD - 1:
-                x_to[i] = shared_at(x_to[i], SLOT - AHEAD * SLOT)
-            else:
-                x_to[i] = shared_at(x_to[i], SLOT)
     fetched = int32(fetched + 1)
     if fetched < T:
         for i in unroll(X_CHUNKS):

@@ -245,11 +245,15 @@ def cp_async_cg_16(t: Any, target: U32, source: U64) -> None:
     t.cp_async(target, source, 16, 16)
 
 
+# ptxas 13.0 assembles cp.async with a cache hint wrongly (an illegal instruction) where it finds
+# the target to be a sum with a uniform register: it cannot see that this `and` changes nothing.
+_WITHIN = ".reg .b32 a; and.b32 a, {target}, 0x3ffff; "  # an SM has less than 256 KiB
+
 _ONCE = "{{ .reg .b64 p; createpolicy.fractional.L2::evict_first.b64 p, 1.0; "
 
 
 @instruction(
-    _ONCE + "cp.async.cg.shared.global.L2::cache_hint [{target}], [{source}], 16, p; }}",
+    _ONCE + _WITHIN + "cp.async.cg.shared.global.L2::cache_hint [a], [{source}], 16, p; }}",
     section="cp.async",
 )
 def cp_async_cg_16_once(t: Any, target: U32, source: U64) -> None:
