@@ -34,7 +34,7 @@ def fused_backward(
     lengths: Any,  # [B], if HAS_LENGTHS
     states: Any,  # [S, B, T, H, D] as forward wrote them
     exact: Any,  # [S - 1, B, T, H, D]: states but s_0 in compute precision
-    gates: Any,  # [B, T, G, H, D] pre-activations
+    gates: Any,  # [B, T, H, D, G] pre-activations
     dstates: Any,  # [S, B, T, H, D], if HAS_DSTATES
     d_strides: Any,
     dlast: Any,  # [S, B, 1, H, D], if HAS_DLAST

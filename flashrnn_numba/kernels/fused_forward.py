@@ -37,7 +37,7 @@ def fused_forward(
     states: Any,  # [S, B, T, H, D] out
     last: Any,  # [S, B, 1, H, D] out
     exact: Any,  # [S - 1, B, T, H, D] out: states but s_0 in compute precision, if KEEP_EXACT
-    gates: Any,  # [B, T, G, H, D] out: pre-activations, if KEEP_GATES
+    gates: Any,  # [B, T, H, D, G] out: pre-activations, if KEEP_GATES
     B: Any,
     T: Any,
     H: Any,
@@ -101,8 +101,7 @@ def fused_forward(
                 at = (row_of[i] * T + t) * units + head_of[i] * D + unit_of[i]
                 if options & KEEP_GATES:
                     for j in unroll(GATES):
-                        gates[((row_of[i] * T + t) * GATES + j) * units + head_of[i] * D
-                              + unit_of[i]] = gate[j]  # fmt: skip
+                        gates[at * GATES + j] = gate[j]
                 for k in unroll(STATES):
                     state[k] = current[i * STATES + k]
                 cell_forward()

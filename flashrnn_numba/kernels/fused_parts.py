@@ -59,8 +59,7 @@ def fetch_step(i, step) -> None:
     """Ask for what backward needs of a step: gates, the states before it, its states' gradients."""
     at = (row_of[i] * T + step) * units + head_of[i] * D + unit_of[i]
     for j in unroll(GATES):
-        gate_at = ((row_of[i] * T + step) * GATES + j) * units + head_of[i] * D + unit_of[i]
-        g[i * GATES + j] = gates[gate_at]
+        g[i * GATES + j] = gates[at * GATES + j]
     if step > 0:
         s_0[i] = states[at - units]
         for k in unroll(STATES - 1):

@@ -25,8 +25,9 @@ Launch = Callable[..., None]  # takes the arrays, None for a null pointer
 
 
 class Kept(NamedTuple):
-    """What backward needs: pre-activations [B, T, G, H, D]; states as returned; all states but s_0
-    in compute precision [S - 1, B, T, H, D] (a part of `states` where that is their dtype)."""
+    """What backward needs: pre-activations [B, T, H, D, G], of which a thread moves all of a unit
+    at once ([B, T, G, H, D] in alternating kernels); states as returned; all states but s_0 in
+    compute precision [S - 1, B, T, H, D] (a part of `states` where that is their dtype)."""
 
     gates: Any
     states: Any
@@ -53,7 +54,7 @@ class Forward:
         self._same = self._dtype == self._real
         self._as_given = gpu.readable_as_given(on, inputs)
         self._states, self._last = (S, B, T, H, D), (S, B, 1, H, D)
-        self._exact, self._gates = (S - 1, B, T, H, D), (B, T, len(task.cell.gates), H, D)
+        self._exact, self._gates = (S - 1, B, T, H, D), (B, T, H, D, len(task.cell.gates))
 
     def __call__(self, inputs: Inputs) -> tuple[Any, Any, Kept | None]:
         array = self._array

@@ -57,7 +57,7 @@ ARGUMENTS = (
     ("R", "{number}*"), ("r_strides", "int64x4"),
     ("initial", "{number}*"), ("initial_strides", "int64x5"),
     ("reset", "uint8*"), ("reset_strides", "int64x2"), ("lengths", "int64*"),
-    ("states", "{number}*"), ("others", "{kept}*"), ("gates", "{gates}*"),
+    ("states", "{number}*"), ("others", "float32*"), ("gates", "float32*"),
     ("dstates", "{number}*"), ("d_strides", "int64x5"),
     ("dlast", "{number}*"), ("dlast_strides", "int64x5"),
     ("dgates", "{number}*"), ("previous", "{number}*"), ("dinitial", "{number}*"),
@@ -72,19 +72,15 @@ def backward_program(
     dtype: str,
     D: int,
     tiling: Tiling,
-    gates: str = "float32",
-    others: str = "float32",
     resets: bool = False,
 ) -> Program:
-    """gates, others -- how the forward kept pre-activations and the states but s_0: in float32, or
-    in the arrays' dtype. resets -- whether `reset` is given."""
-    bits = {dtype: "uint16"} | {"float32": "float32"}
-    z = layout(cell, D, tiling, gates, others, number_bytes(dtype))
-    kinds = {"number": bits[dtype], "kept": bits[others], "gates": bits[gates]}
-    arguments = tuple(text.format(**kinds) for _, text in ARGUMENTS)
+    """resets -- whether `reset` is given."""
+    z = layout(cell, D, tiling, number_bytes(dtype))
+    number = "float32" if dtype == "float32" else "uint16"
+    arguments = tuple(text.format(number=number) for _, text in ARGUMENTS)
     return Program(
         name="tensor_backward",
-        text=source(cell, dtype, D, tiling, gates, others, resets),
+        text=source(cell, dtype, D, tiling, resets),
         arguments=arguments,
         threads=z.threads,
         shared_bytes=z.shared_bytes,
@@ -102,8 +98,8 @@ PARTS = {
         "add_to_bias",
     ),
     "ring": (
-        "copy_number", "store_half", "store_float", "find_again", "start_value", "start_numbers",
-        "read_numbers",
+        "copy_gates", "copy_number", "store_half", "store_float", "find_again", "start_value",
+        "start_numbers", "read_gates", "put_gate", "read_numbers",
     ),
     "sums": (
         "product", "part_with_sums", "bring_home", "take_accumulators", "send_sums", "store_sums",
@@ -206,12 +202,10 @@ def differences(low, high, expected):
 '''
 
 
-def source(
-    cell: Cell, dtype: str, D: int, tiling: Tiling, gates: str, others: str, resets: bool
-) -> str:
+def source(cell: Cell, dtype: str, D: int, tiling: Tiling, resets: bool) -> str:
     """The module's text: one function, `tensor_backward`."""
     size = number_bytes(dtype)
-    z = layout(cell, D, tiling, gates, others, size)
+    z = layout(cell, D, tiling, size)
     two = halves(cell)
     files = PARTS | {f"numbers_{8 * size}": NUMBERS}
     parts: dict[str, Part] = {
@@ -286,9 +280,7 @@ def _of_ring(z: Layout) -> dict[str, Any]:
         "RING_AT": z.ring_at,
         "STAGE_BYTES": inputs.stage_bytes,
         "PAIR_BYTES": inputs.pair_bytes,
-        "GATE_BYTES": inputs.gate_bytes,
-        "OTHER_BYTES": inputs.other_bytes,
-        "GATE_SLOT": inputs.gate_slot,
+        "GATE_CHUNK": inputs.gate_chunk,
         "OTHER_SLOT": inputs.other_slot,
         "OTHER_AT": inputs.other_at,
         "NUMBER_SLOT": inputs.number_slot,

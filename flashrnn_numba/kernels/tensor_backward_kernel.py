@@ -37,7 +37,7 @@ def tensor_backward(
     lengths: Any,  # [B], if HAS_LENGTHS
     states: Any,  # [1 or S, B, T, H, D] as forward wrote them: s_0 is read
     others: Any,  # [S - 1, B, T, H, D]: the other states
-    gates: Any,  # [B, T, G, H, D] pre-activations
+    gates: Any,  # [B, T, H, D, G] pre-activations
     dstates: Any,  # [S, B, T, H, D], if HAS_DSTATES
     d_strides: Any,
     dlast: Any,  # [S, B, 1, H, D], if HAS_DLAST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..cells import Cell
@@ -97,10 +98,8 @@ class Layout:
 class Ring:
     """The inputs of coming steps in shared memory: places in bytes, from a pair's first."""
 
-    gate_bytes: int  # of one pre-activation
-    other_bytes: int  # of one state but s_0
-    gate_slot: int  # of a pair's pre-activations of one gate, of one thread
-    other_slot: int
+    gate_chunk: int  # pre-activations that are copied at once, neighbours in memory
+    other_slot: int  # of a pair's numbers of one state but s_0, of one thread
     other_at: int
     number_slot: int  # of a pair's numbers of the arrays' dtype, likewise
     s0_at: int
@@ -136,21 +135,17 @@ def mail_of(tiling: Tiling, threads: int, message_bytes: int) -> Mail:
     return Mail(message_bytes, letters, rounds, turns, sources, senders * senders * message_bytes)
 
 
-def ring(
-    cell: Cell, each: int, pairs: int, threads: int, gates: str, others: str, size: int
-) -> Ring:
-    gate_bytes, other_bytes = (4 if kind == "float32" else 2 for kind in (gates, others))
+def ring(cell: Cell, each: int, wide: bool, pairs: int, threads: int, size: int) -> Ring:
+    """wide -- the units of a pair are always neighbours in memory."""
+    gates, states = len(cell.gates), len(cell.states)
     # two numbers of 16 bits share a word
-    gate_slot, other_slot, number_slot = (
-        4 * each if n == 4 else 4 for n in (gate_bytes, other_bytes, size)
-    )
-    states = len(cell.states)
-    other_at = len(cell.gates) * gate_slot * threads
+    other_slot, number_slot = 4 * each, 4 * each if size == 4 else 4
+    other_at = 4 * each * gates * threads
     s0_at = other_at + (states - 1) * other_slot * threads
     d_at = s0_at + number_slot * threads
     pair_bytes = d_at + states * number_slot * threads
-    places = (gate_slot, other_slot, other_at, number_slot, s0_at, d_at)
-    return Ring(gate_bytes, other_bytes, *places, pair_bytes, pairs * pair_bytes)
+    places = (other_slot, other_at, number_slot, s0_at, d_at)
+    return Ring(gcd(4, gates * (each if wide else 1)), *places, pair_bytes, pairs * pair_bytes)
 
 
 def _check(z: Tiling, size: int, recurrent: int, own_tiles: int, k_total: int) -> None:
@@ -185,8 +180,6 @@ def layout(
     cell: Cell,
     D: int,
     tiling: Tiling,
-    gates: str = "float32",
-    others: str = "float32",
     size: int = 2,
 ) -> Layout:
     """ValueError for a tiling that does not fit the head. size -- bytes of a number: 4 with
@@ -227,7 +220,7 @@ def layout(
     in_cluster = z.cluster > 1 and not z.grid
     barriers_at = sums_at + (2 if in_cluster else 1) * sums_bytes
     ring_at = barriers_at + (16 if in_cluster else 0)
-    inputs = ring(cell, each, pairs, owners, gates, others, size)
+    inputs = ring(cell, each, each == 2 and D % 2 == 0, pairs, owners, size)
     total = ring_at + z.ahead * inputs.stage_bytes
     row_bytes = warps * k_steps * FRAGMENT_BYTES
     if z.grid:

@@ -106,14 +106,14 @@ def point_at_last_step() -> None:
     units = H * D
     gate_step, state_step = GATES * units, units
     at = (row0 * T + T - 1) * units + head * D
-    gates_in = global_at(global_address(gates), GATE_BYTES * (at * GATES - head * D * (GATES - 1)))
+    gates_in = global_at(global_address(gates), 4 * GATES * at)
     gates_out = global_at(global_address(dgates), SIZE * (at * GATES - head * D * (GATES - 1)))
     previous_out = global_at(global_address(previous), SIZE * at)
     s0_in = global_at(global_address(states), SIZE * (at - units))
     for k in unroll(STATES):
         if k > 0:
             others_in[k] = global_at(
-                global_address(others), OTHER_BYTES * ((k - 1) * B * T * units + at - units)
+                global_address(others), 4 * ((k - 1) * B * T * units + at - units)
             )
         d_in[k] = global_at(
             global_address(dstates),
@@ -154,9 +154,10 @@ def open_carry() -> None:
                 head,
                 unit_of[i // EACH] + beside[i],
             )
-    # this thread's words of the ring: for values of 4 and of 8 bytes
+    # this thread's words of the ring: for values of 4 and of 8 bytes, and for gates
     ring4 = shared_at(shared, RING_AT + tid * 4)
     ring8 = shared_at(shared, RING_AT + tid * 8)
+    gate_ring = shared_at(shared, RING_AT + tid * (4 * GATE_CHUNK))
     # where no gradient of the states comes in, its words stay 0
     for s in range(AHEAD):
         for p in unroll(PAIRS):
@@ -174,10 +175,9 @@ def fetch(step) -> None:
             fetch_pair(
                 shared_at(ring4, stage_at + p * PAIR_BYTES),
                 shared_at(ring8, stage_at + p * PAIR_BYTES),
+                shared_at(gate_ring, stage_at + p * PAIR_BYTES),
                 (step) > 0,
                 gates_in,
-                gate_index[p],
-                gate_pitch,
                 s0_in,
                 tuple_of(others_in, 0, STATES),
                 state_index[p],
@@ -194,11 +194,11 @@ def fetch(step) -> None:
                 initial_strides,
                 options,
             )
-    gates_in = global_at(gates_in, -GATE_BYTES * gate_step)
+    gates_in = global_at(gates_in, -4 * gate_step)
     s0_in = global_at(s0_in, -SIZE * state_step)
     for k in unroll(STATES):
         if k > 0:
-            others_in[k] = global_at(others_in[k], -OTHER_BYTES * state_step)
+            others_in[k] = global_at(others_in[k], -4 * state_step)
         d_in[k] = global_at(d_in[k], -SIZE * d_strides[2])
 
 
@@ -237,6 +237,7 @@ def see_pair(p) -> None:
     seen[p] = read_pair(
         shared_at(ring4, stage_at + p * PAIR_BYTES),
         shared_at(ring8, stage_at + p * PAIR_BYTES),
+        shared_at(gate_ring, stage_at + p * PAIR_BYTES),
         shift[p],
     )
     if RESETS:

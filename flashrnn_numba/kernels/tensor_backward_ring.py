@@ -4,9 +4,10 @@ Each thread copies what it will need into its own words of shared memory, AHEAD 
 (`fetch_pair`), and reads them there (`read_pair`). They are functions, not parts of the kernel,
 because it calls them in several places: what is written out, Numba compiles again each time.
 
-ring4, ring8 -- this thread's first word of the pair's place of a step, for values of 4 and of 8
-bytes. beside -- elements from the pair's first unit, for each of its items. A pair's inputs are
-INPUTS numbers of each item: gates, states before the step, gradients of the states from outside.
+ring4, ring8, gate_ring -- this thread's first word of the pair's place of a step, for values of 4
+and of 8 bytes, and for its gates, GATE_CHUNK at a time. beside -- elements from the pair's first
+unit, for each of its items. A pair's inputs are INPUTS numbers of each item: gates, states before
+the step, gradients of the states from outside.
 """
 # mypy: ignore-errors
 # ruff: noqa: B007, F821, F841
@@ -17,10 +18,9 @@ from __future__ import annotations
 def fetch_pair(
     ring4,
     ring8,
+    gate_ring,
     later,  # whether there is a step before: its states are wanted, or the initial ones
     gates_in,
-    gate_index,
-    gate_pitch,
     s0_in,
     others_in,
     state_index,
@@ -37,16 +37,18 @@ def fetch_pair(
     initial_strides,
     options,
 ):
-    for j in unroll(GATES):
-        copy_number(
-            GATE_BYTES, gates_in, int32(gate_index + j * gate_pitch), j * GATE_SLOT * OWNERS
-        )
+    for i in unroll(EACH * GATES // GATE_CHUNK):
+        first = int32(state_index * GATES + i * GATE_CHUNK)
+        if EACH == 2 and WIDE == 0:
+            # where there is no second unit the first one's are copied
+            first = int32(
+                (state_index + beside[i * GATE_CHUNK // GATES]) * GATES + i * GATE_CHUNK % GATES
+            )
+        copy_gates(shared_at(gate_ring, i * (4 * GATE_CHUNK * OWNERS)), first)
     if later:
         copy_number(SIZE, s0_in, state_index, S0_AT)
         for k in unroll(STATES - 1):
-            copy_number(
-                OTHER_BYTES, others_in[k + 1], state_index, OTHER_AT + k * OTHER_SLOT * OWNERS
-            )
+            copy_number(4, others_in[k + 1], state_index, OTHER_AT + k * OTHER_SLOT * OWNERS)
     else:
         start_numbers()
     if options & HAS_DSTATES:
@@ -60,17 +62,17 @@ def fetch_pair(
                     copy_item(d_in[k], at, D_AT + k * NUMBER_SLOT * OWNERS, e)
 
 
-def read_pair(ring4, ring8, shift):
+def read_pair(ring4, ring8, gate_ring, shift):
     seen = names(EACH * INPUTS)
-    for j in unroll(GATES):
-        read_numbers(GATE_BYTES, j * GATE_SLOT * OWNERS)
-        for e in unroll(EACH):
-            seen[e * INPUTS + j] = numbers[e]
+    for i in unroll(EACH * GATES // GATE_CHUNK):
+        read_gates(shared_at(gate_ring, i * (4 * GATE_CHUNK * OWNERS)))
+        for c in unroll(GATE_CHUNK):
+            put_gate(i * GATE_CHUNK + c, c)
     for k in unroll(STATES):
         if k == 0:
             read_numbers(SIZE, S0_AT)
         else:
-            read_numbers(OTHER_BYTES, OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS)
+            read_numbers(4, OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS)
         for e in unroll(EACH):
             seen[e * INPUTS + GATES + k] = numbers[e]
         read_numbers(SIZE, D_AT + k * NUMBER_SLOT * OWNERS)
@@ -109,6 +111,15 @@ def early_pair(seen):
 
 
 # parts of them ----------------------------------------------------------------------------------
+
+
+def copy_gates(to, first) -> None:
+    if GATE_CHUNK == 4:
+        cp_async_ca_16(to, global_index(gates_in, first, 4))
+    elif GATE_CHUNK == 2:
+        cp_async_ca_8(to, global_index(gates_in, first, 4))
+    else:
+        cp_async_ca_4(to, global_index(gates_in, first, 4))
 
 
 def copy_number(size, base, index, place) -> None:
@@ -173,10 +184,23 @@ def start_numbers() -> None:
             start_value(e, k)
             if k == 0:
                 store_value(S0_AT, e)
-            elif OTHER_BYTES == 2:
-                store_half(OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, narrow(value))
             else:
                 store_float(OTHER_AT + (k - 1) * OTHER_SLOT * OWNERS, e, value)
+
+
+def read_gates(place) -> None:
+    """some = what copy_gates brought there."""
+    if GATE_CHUNK == 4:
+        some = ld_shared_v4_f32(place)
+    elif GATE_CHUNK == 2:
+        some = ld_shared_v2_f32(place)
+    else:
+        some = (ld_shared_f32(place),)
+
+
+def put_gate(n, c) -> None:
+    """The pair's gate n, which is some[c]."""
+    seen[(n) // GATES * INPUTS + (n) % GATES] = some[c]
 
 
 def read_numbers(size, place) -> None:

@@ -40,7 +40,7 @@ def tensor_forward(
     states,  # [S, B, T, H, D] out
     last,  # [S, B, 1, H, D] out
     exact,  # [S - 1, B, T, H, D] out: states but s_0 in float32, if KEEP
-    gates,  # [B, T, G, H, D] out: pre-activations in float32, if KEEP
+    gates,  # [B, T, H, D, G] out: pre-activations in float32, if KEEP
     mailbox,  # for each group [planes, SLOTS, 16 bytes of units, PLANE] and a counter, if GRID
     B,
     T,
@@ -93,6 +93,8 @@ def tensor_forward(
     out_words = cuda.local.array(STATES * OUT_CHUNKS * 4, uint32)
     sums = cuda.local.array(OWN * RECURRENT * COLUMNS, float32)
     gate = cuda.local.array(GATES, float32)
+    if KEEP:
+        kept = cuda.local.array(OWN * COLUMNS * GATES, float32)
     state = cuda.local.array(STATES, float32)
     new = cuda.local.array(STATES, float32)
     own_pairs()
@@ -139,6 +141,10 @@ def tensor_forward(
             read_input()
             load_states(odd)
         multiply()
+        if KEEP and CLUSTER == 1:
+            # while tensor cores work
+            if t > 0:
+                keep_all(t - 1)
         combine_splits()
         if CLUSTER == 1 and SPLITS > 1:
             read_input()
@@ -153,16 +159,7 @@ def tensor_forward(
         for p in unroll(OWN):
             if EVEN or p * SPLITS + split < PAIRS:
                 for e in unroll(COLUMNS):
-                    for j in unroll(GATES):
-                        gate[j] = float32(0.0)
-                        if FROM_X[j] >= 0:
-                            take_input(p, j, e)
-                        if FROM_B[j] >= 0:
-                            gate[j] += bias[p * BIASES + FROM_B[j]]
-                        if FROM_R[j] >= 0:
-                            gate[j] += sums[(p * RECURRENT + FROM_R[j]) * COLUMNS + e]
-                    if KEEP:
-                        keep_gates(p, e)
+                    gates_of(p, e)
                     for k in unroll(STATES):
                         state[k] = current[(p * COLUMNS + e) * STATES + k]
                     cell_forward()
@@ -177,11 +174,16 @@ def tensor_forward(
                         if unit_of[p] >= D:
                             current[(p * COLUMNS + e) * STATES] = float32(0.0)
                 publish_states(p)
+                if KEEP and CLUSTER > 1:
+                    # the others wait for s_0, not for this
+                    keep(p, t)
         arrive_input()
         cuda.syncthreads()
     if T > 0:
         load_states(uint32(T & 1))
         write_states(uint32(T & 1))
+        if KEEP and CLUSTER == 1:
+            keep_all(T - 1)
     write_last()
     if GRID:
         close_exchange()

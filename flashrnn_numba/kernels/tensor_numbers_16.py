@@ -82,15 +82,16 @@ def publish_states(p):
     if MASKED:
         out_states(p, published)
         if KEEP:
-            keep_exact(p)
+            for e in unroll(COLUMNS):
+                item_kept(p, e, t)
+                if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
+                    keep_exact(p, e)
         restart_states(p)
         pack_state(p, 0)
         published = transpose_8x8(word)
     publish(p)
     if MASKED == 0:
         out_states(p, published)
-        if KEEP:
-            keep_exact(p)
 
 
 def pack_state(p, k):
@@ -117,14 +118,10 @@ def out_state(p, k, transposed):
         st_shared_u32(shared_at(out_of[p], at), moved)
 
 
-def keep_exact(p):
-    pair = p * SPLITS + split
-    for e in unroll(COLUMNS):
-        own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
-        if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
-            at = ((row_of[p * COLUMNS + e] * T + t) * H + head) * D + unit_of[p]
-            for k in unroll(STATES - 1):
-                exact[k * state_plane + at] = current[(p * COLUMNS + e) * STATES + k + 1]
+def keep_exact(p, e):
+    """All states of an item but s_0, to kept_at."""
+    for k in unroll(STATES - 1):
+        exact[k * state_plane + kept_at] = current[(p * COLUMNS + e) * STATES + k + 1]
 
 
 def sending_lanes():

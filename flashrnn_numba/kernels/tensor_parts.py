@@ -351,10 +351,50 @@ def write_last():
                     )
 
 
-def keep_gates(p, e):
-    pair = p * SPLITS + split
-    own_row = int32(pair % N_TILES * TILE_ROWS + COLUMNS * quad + e)
-    if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
-        at = ((row_of[p * COLUMNS + e] * T + t) * GATES * H + head) * D + unit_of[p]
-        for j in unroll(GATES):
-            gates[at + j * H * D] = gate[j]
+def gates_of(p, e):
+    """The pre-activations of an item."""
+    for j in unroll(GATES):
+        gate[j] = float32(0.0)
+        if FROM_X[j] >= 0:
+            take_input(p, j, e)
+        if FROM_B[j] >= 0:
+            gate[j] += bias[p * BIASES + FROM_B[j]]
+        if FROM_R[j] >= 0:
+            gate[j] += sums[(p * RECURRENT + FROM_R[j]) * COLUMNS + e]
+        if KEEP:
+            kept[(p * COLUMNS + e) * GATES + j] = gate[j]
+
+
+def keep_all(step):
+    for p in unroll(OWN):
+        if EVEN or p * SPLITS + split < PAIRS:
+            keep(p, step)
+
+
+def keep(p, step):
+    """What backward needs of a step."""
+    for e in unroll(COLUMNS):
+        item_kept(p, e, step)
+        if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
+            for i in unroll(GATES // GATE_CHUNK):
+                keep_gates(
+                    global_at(global_address(gates), (kept_at * GATES + i * GATE_CHUNK) * 4),
+                    (p * COLUMNS + e) * GATES + i * GATE_CHUNK,
+                )
+            if SIZE == 2 and MASKED == 0:
+                keep_exact(p, e)
+
+
+def item_kept(p, e, step):
+    """Batch row of the tile, and place in what is kept, without the axis of the gates."""
+    own_row = int32((p * SPLITS + split) % N_TILES * TILE_ROWS + COLUMNS * quad + e)
+    kept_at = ((row_of[p * COLUMNS + e] * T + (step)) * H + head) * D + unit_of[p]
+
+
+def keep_gates(to, n):
+    if GATE_CHUNK == 4:
+        st_global_v4_f32(to, (kept[n], kept[(n) + 1], kept[(n) + 2], kept[(n) + 3]))
+    elif GATE_CHUNK == 2:
+        st_global_v2_f32(to, (kept[n], kept[(n) + 1]))
+    else:
+        st_global_f32(to, kept[n])

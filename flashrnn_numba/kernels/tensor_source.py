@@ -90,8 +90,8 @@ def source(
         for name in (
             "fragment_row", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
             "fetch_input", "arrive_input", "load_states", "fetch_reset",
-            "restart_states", "collect_sums", "write_states", "write_last", "keep_gates",
-            "hand_on", "add_handed",
+            "restart_states", "collect_sums", "write_states", "write_last", "hand_on",
+            "add_handed", "gates_of", "keep_all", "keep", "item_kept", "keep_gates",
         )
     }  # fmt: skip
     pieces |= _numbers(size)
@@ -226,6 +226,7 @@ def _constants(
         "HAS_RESET": HAS_RESET,
         "HAS_LENGTHS": HAS_LENGTHS,
         "KEEP": int(keep),
+        "GATE_CHUNK": gcd(len(cell.gates), 4),
         "MASKED": int(masked),
         "WIDE": int(wide),
         "SIZE": size,

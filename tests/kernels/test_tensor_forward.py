@@ -57,7 +57,7 @@ def errors(problem, machine, chosen, keep=True, inputs=None):
     )
     pairs = [(states, expected), (last, expected_last)]
     if keep and task.T:
-        gates = np.stack([g for _, g in steps]).transpose(2, 0, 1, 3, 4)
+        gates = np.stack([g for _, g in steps]).transpose(2, 0, 3, 4, 1)
         pairs += [(kept.gates, gates), (kept.exact, expected[1:])]
     return [relative_error(got.astype(float), wanted) for got, wanted in pairs if wanted.size]
 
