@@ -33,7 +33,8 @@ def predicted(row, solution):
     shape = LSTM, row["B"], row["H"], row["D"], H200
     spread = Spread(solution["cluster"], bool(solution["grid"]))
     if row["direction"] == "forward":
-        return tensor.statement(*shape, spread).value({"ragged": 0, "older": 0} | solution)
+        then = {"ragged": 0, "older": 0, "ahead": 4}  # what solutions had no variable for
+        return tensor.statement(*shape, spread).value(then | solution)
     return tensor_backward.statement(*shape, spread, solution["tile"]).value({"size": 2} | solution)
 
 

@@ -32,7 +32,9 @@ from . import tensor_costs as costs
 from .common import Solution, Statement, batch_class, cheapest, evaluate
 from .tensor_costs import KINDS, Spread, maximum, minimum
 
-AHEAD = 4  # with less, the latency of the inputs shows (768 x 1: 1.94 ms with 4, 2.33 with 2)
+# With 4, inputs come too late for short steps (Elman 64 x 12: 0.22 ms with 4, 0.17 with 8), with 2
+# for long ones (768 x 1: 1.94 ms with 4, 2.33 with 2); 8 where nobody waits takes room in the caches
+AHEAD = (4, 8)
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 N_TILES = (1, 2, 4)
@@ -175,6 +177,7 @@ def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread,
         z = SimpleNamespace(
             **{"grid": spread.grid, "size": size, "cluster": spread.blocks, "padded": D},
             **{"n_tiles": n_tiles, "spread": wide, "splits": 1, "chains": 2, "pack": 1, "alone": 1},
+            ahead=max(AHEAD),
         )
         fragments = counts.recurrent * units * D * size // FRAGMENT_BYTES
         s = SimpleNamespace(
@@ -189,11 +192,10 @@ def at_least(cell: Cell, B: int, H: int, D: int, device: Device, spread: Spread,
 def tiling_of(cell: Cell, solution: Solution, device: Device | None = None) -> Tiling:
     """What the kernel is given for a solution of the model."""
     s = solved_sizes(cell, solution, device)
-    names = ("cluster", "n_tiles", "octets", "splits", "chains", "spread")
+    names = ("cluster", "n_tiles", "octets", "splits", "chains", "spread", "ahead")
     return Tiling(
         **{name: solution[name] for name in names},
         registers=s.in_registers,
-        ahead=AHEAD,
         early=EARLY if s.in_shared else 0,
         grid=bool(solution["grid"]),
     )
@@ -231,6 +233,7 @@ def model(
         splits=p.variable("splits", splits),
         spread=p.variable("spread", (1, 2)),
         chains=p.variable("chains", (1, 2)),
+        ahead=p.variable("ahead", AHEAD, prefer="smallest"),
         padded=p.variable("padded", padded_heads(D, spread, size)),
         # no other warp of the CTA multiplies with the same part of s_0 (tensor_layout.geometry)
         alone=p.variable("alone", (0, 1) if grid else (0,)),
@@ -310,7 +313,7 @@ def sizes(counts: Counts, z: Any, device: Device | None = None) -> SimpleNamespa
     chunks = units * z.size // 16
     tile = batch * 16 * (chunks + 1 - chunks % 2)
     sums = groups * pairs * (z.splits - 1) * counts.recurrent * (2 // z.spread) * 128
-    room = sums + (AHEAD * counts.inputs + 2 * counts.states) * tile
+    room = sums + (z.ahead * counts.inputs + 2 * counts.states) * tile
     staging = FRAGMENT_BYTES * warps
     staged = maximum(4, z.grid * maximum(0, 1 - in_shared) * (PASSAGE // staging))
     room = maximum(room, minimum(staged, maximum(1, in_registers)) * staging)

@@ -188,6 +188,7 @@ def _tell_forward(task: Task, solution: Solution) -> dict[str, str]:
         "octets a warp": f"{tiling.octets} of 8 units with all gates: {z.m_tiles} m-tiles",
         "k-steps a warp": f"{z.k_steps} of 16, in {tiling.chains} chains",
         "fragments of R a warp": f"{z.in_registers} in registers, {z.in_shared} in shared memory",
+        "inputs fetched": f"{tiling.ahead} steps ahead",
     }
 
 
