@@ -144,7 +144,7 @@ def tensor_forward(
         if KEEP and CLUSTER == 1:
             # while tensor cores work
             if t > 0:
-                keep_all(t - 1)
+                keep_all_gates(t - 1)
         combine_splits()
         if CLUSTER == 1 and SPLITS > 1:
             read_input()
@@ -176,14 +176,14 @@ def tensor_forward(
                 publish_states(p)
                 if KEEP and CLUSTER > 1:
                     # the others wait for s_0, not for this
-                    keep(p, t)
+                    keep_gates(p, t)
         arrive_input()
         cuda.syncthreads()
     if T > 0:
         load_states(uint32(T & 1))
         write_states(uint32(T & 1))
         if KEEP and CLUSTER == 1:
-            keep_all(T - 1)
+            keep_all_gates(T - 1)
     write_last()
     if GRID:
         close_exchange()

@@ -82,16 +82,15 @@ def publish_states(p):
     if MASKED:
         out_states(p, published)
         if KEEP:
-            for e in unroll(COLUMNS):
-                item_kept(p, e, t)
-                if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
-                    keep_exact(p, e)
+            keep_exact(p)
         restart_states(p)
         pack_state(p, 0)
         published = transpose_8x8(word)
     publish(p)
     if MASKED == 0:
         out_states(p, published)
+        if KEEP:
+            keep_exact(p)
 
 
 def pack_state(p, k):
@@ -118,10 +117,13 @@ def out_state(p, k, transposed):
         st_shared_u32(shared_at(out_of[p], at), moved)
 
 
-def keep_exact(p, e):
-    """All states of an item but s_0, to kept_at."""
-    for k in unroll(STATES - 1):
-        exact[k * state_plane + kept_at] = current[(p * COLUMNS + e) * STATES + k + 1]
+def keep_exact(p):
+    """All states but s_0."""
+    for e in unroll(COLUMNS):
+        item_kept(p, e, t)
+        if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
+            for k in unroll(STATES - 1):
+                exact[k * state_plane + kept_at] = current[(p * COLUMNS + e) * STATES + k + 1]
 
 
 def sending_lanes():

@@ -365,24 +365,21 @@ def gates_of(p, e):
             kept[(p * COLUMNS + e) * GATES + j] = gate[j]
 
 
-def keep_all(step):
+def keep_all_gates(step):
     for p in unroll(OWN):
         if EVEN or p * SPLITS + split < PAIRS:
-            keep(p, step)
+            keep_gates(p, step)
 
 
-def keep(p, step):
-    """What backward needs of a step."""
+def keep_gates(p, step):
     for e in unroll(COLUMNS):
         item_kept(p, e, step)
         if own_row < rows and (RAGGED == 0 or unit_of[p] < D):
             for i in unroll(GATES // GATE_CHUNK):
-                keep_gates(
+                write_gates(
                     global_at(global_address(gates), (kept_at * GATES + i * GATE_CHUNK) * 4),
                     (p * COLUMNS + e) * GATES + i * GATE_CHUNK,
                 )
-            if SIZE == 2 and MASKED == 0:
-                keep_exact(p, e)
 
 
 def item_kept(p, e, step):
@@ -391,7 +388,7 @@ def item_kept(p, e, step):
     kept_at = ((row_of[p * COLUMNS + e] * T + (step)) * H + head) * D + unit_of[p]
 
 
-def keep_gates(to, n):
+def write_gates(to, n):
     if GATE_CHUNK == 4:
         st_global_v4_f32(to, (kept[n], kept[(n) + 1], kept[(n) + 2], kept[(n) + 3]))
     elif GATE_CHUNK == 2:

@@ -91,7 +91,7 @@ def source(
             "fragment_row", "fill_buffers", "own_pairs", "own_chunks", "initial_states",
             "fetch_input", "arrive_input", "load_states", "fetch_reset",
             "restart_states", "collect_sums", "write_states", "write_last", "hand_on",
-            "add_handed", "gates_of", "keep_all", "keep", "item_kept", "keep_gates",
+            "add_handed", "gates_of", "keep_all_gates", "keep_gates", "item_kept", "write_gates",
         )
     }  # fmt: skip
     pieces |= _numbers(size)

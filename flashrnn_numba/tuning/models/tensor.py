@@ -32,8 +32,8 @@ from . import tensor_costs as costs
 from .common import Solution, Statement, batch_class, cheapest, evaluate
 from .tensor_costs import KINDS, Spread, maximum, minimum
 
-# With 4, inputs come too late for short steps (Elman 64 x 12: 0.22 ms with 4, 0.17 with 8), with 2
-# for long ones (768 x 1: 1.94 ms with 4, 2.33 with 2); 8 where nobody waits takes room in the caches
+# With 4 inputs come too late for short steps (Elman 64 x 12: 0.22 ms with 4, 0.17 with 8), with 2
+# for long ones (768 x 1: 1.94 with 4, 2.33 with 2). With 8 large batches lose: they fill the caches
 AHEAD = (4, 8)
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
