@@ -113,7 +113,7 @@ def frame_bytes(cubin):
 
 
 @needs_ptxas
-@pytest.mark.parametrize("cc", [(8, 0), (10, 0)])
+@pytest.mark.parametrize("cc", [(8, 0), (9, 0), (10, 0)])
 def test_a_whole_program_is_what_ptxas_makes_of_it(cc, tmp_path):
     """So what `assemble` says of registers and spills is said of the code that is launched."""
     slstm, asked = get_cell("slstm"), tensor.Variant(True, True, True, True)

@@ -27,6 +27,16 @@ def part(k, array):
     array[k * 2 + 1] = -k
 
 
+def without_values(s, b):
+    x = names(3)
+    for i in unroll(3):
+        x[i] = pair(s) if i > 0 else one(s)
+    if FLAG:
+        y = x[1][0] + i * 4 + N - 1
+    z = b + 2 - 5 if b else -b
+    return tuple_of(x, 1, N)
+
+
 def wrong(n):
     for i in unroll(n):
         pass
@@ -69,6 +79,19 @@ def test_what_is_written_out():
         "        break",
         "    for j in range(b):",
         "        shared[uint64(j + 2)] = x_1",
+    ]
+
+
+def test_variables_without_a_value_tuples_and_sums():
+    text = specialise(Function("t.py", "without_values"), {"N": 2, "FLAG": True})
+    assert text.splitlines() == [
+        "def without_values(s, b):",
+        "    x_0 = one(s)",
+        "    x_1 = pair(s)",
+        "    x_2 = pair(s)",
+        "    y = x_1[0] + i * 4 + 1",
+        "    z = b - 3 if b else -b",
+        "    return (x_1, x_2)",
     ]
 
 
