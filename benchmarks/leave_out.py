@@ -76,7 +76,7 @@ def without(program: Program, stage: str) -> Program | None:
     elif stage == "pointwise":
         _Functions().visit(kernel.module)
     elif stage == "memory":
-        kernel.change(_Left(kernel, _MEMORY, pointers=kernel.pointers()))
+        kernel.change(_Left(kernel, _MEMORY, pointers=kernel.pointers(), readers=("state_or",)))
     else:
         raise ValueError(f"there is no stage {stage!r}, only {', '.join(STAGES)}")
     if ast.dump(kernel.module) == before:
@@ -176,7 +176,7 @@ class _Blocks(ast.NodeTransformer):
 
 class _Left(_Blocks):
     """pointers -- arguments through which nothing is read or written; adders -- functions that
-    return their last argument."""
+    return their last argument; readers -- functions that return their first."""
 
     def __init__(
         self,
@@ -184,9 +184,11 @@ class _Left(_Blocks):
         calls: Calls,
         pointers: dict[str, str] | None = None,
         adders: tuple[str, ...] = (),
+        readers: tuple[str, ...] = (),
     ) -> None:
         self.aliases = kernel.aliases
-        self.calls, self.pointers, self.adders = calls, pointers or {}, adders
+        self.calls, self.pointers = calls, pointers or {}
+        self.adders, self.readers = adders, readers
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if self._block(node.value).startswith(self.calls.statements):
@@ -203,6 +205,8 @@ class _Left(_Blocks):
         if self._asks(node):
             return _zeros(self._block(node))
         self.generic_visit(node)
+        if _called(node) in self.readers:
+            return node.args[0]
         return node.args[-1] if _called(node) in self.adders else node
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
@@ -240,9 +244,9 @@ class _KeepSums(_Blocks):
         sums = ast.unparse(node.targets[0])
         if maker is None or sums in self.read:
             return node
-        step, store = ast.unparse(self.kernel.loop.target), _beside(maker, "st_shared_f32")
+        step = ast.unparse(self.kernel.loop.target)
         total = " + ".join(f"{sums}[{i}]" for i in range(_sums(maker)))
-        return [node, *ast.parse(f"if {step} < -H:\n    {store}(uint32(0), {total})").body]
+        return [node, *ast.parse(f"if {step} < -H:\n    st_shared_f32(uint32(0), {total})").body]
 
 
 class _Product(_Blocks):
@@ -259,16 +263,14 @@ class _Product(_Blocks):
         columns = node.value.args[-1]
         result, b = ast.unparse(node.targets[0]), ast.unparse(columns)
         if name in self.columns:
-            return ast.parse(
-                f"{result} = ({_beside(self.columns[name], 'ld_shared_u32')}({b}),)"
-            ).body
+            return ast.parse(f"{result} = (ld_shared_u32({b}),)").body
         maker = self.products[name]
         if isinstance(columns, ast.Tuple):  # B in registers
-            word = f"{_beside(maker, 'bits_f32')}({ast.unparse(columns.elts[0])})"
+            word = f"bits_f32({ast.unparse(columns.elts[0])})"
         elif _called(maker) == "columns_mma":
-            word = f"{_beside(maker, 'bits_f32')}({b}[0])"
+            word = f"bits_f32({b}[0])"
         else:
-            word = f"{_beside(maker, 'ld_shared_f32')}({b})"
+            word = f"ld_shared_f32({b})"
         # sums that differ: of equal ones the compiler would compute what follows only once
         sums = ", ".join(f"left_out + float32({i}.0)" for i in range(1, _sums(maker) + 1))
         return ast.parse(f"left_out = {word}\n{result} = ({sums})").body
@@ -279,13 +281,6 @@ def _sums(maker: ast.expr) -> int:
     assert isinstance(maker, ast.Call)
     m_tiles, n_tiles = (ast.literal_eval(a) for a in maker.args[:2])
     return 4 * int(m_tiles) * int(n_tiles)
-
-
-def _beside(maker: ast.expr, name: str) -> str:
-    """A building block as the module names it: `name` or `ptx.name`."""
-    assert isinstance(maker, ast.Call)
-    module, dot, _ = ast.unparse(maker.func).rpartition(".")
-    return module + dot + name
 
 
 class _Functions(ast.NodeTransformer):

@@ -3,7 +3,7 @@
 fused_forward.py and fused_backward.py are the kernels, fused_source.py fits them to a cell, and
 tuning/models/fused.py picks the tile sizes. docs/kernels.md tells how it works.
 
-Pre-activations are stored by forward ([B, T, G, H, D] in compute precision) and read by backward.
+Pre-activations are stored by forward ([B, T, H, D, G] in compute precision) and read by backward.
 The states that forward returns are read again by backward: they must not change in between.
 """
 

@@ -10,7 +10,8 @@ its source:
 - `a = names(N)` likewise, for variables of any type that are written before they are read: they
   start as nothing, which spares the compiler N lines;
 - `tuple_of(a, i, N)` becomes (a_i, a_i+1, ...), N of them;
-- `if` with a constant condition keeps one branch;
+- `if` with a constant condition keeps one branch, and so does `a if CONSTANT else b`;
+- integers that follow each other in a sum are added up;
 - a bare call of a name in `parts`, such as `product()`, becomes the lines of that part: text, or
   the body of a function (with its parameters replaced by the arguments). Parts share the
   template's variables;
@@ -274,7 +275,7 @@ def _with_literal(node: ast.AST) -> ast.BinOp | None:
 
 
 def _added_up(outer: ast.BinOp, inner: ast.BinOp) -> ast.BinOp:
-    """x + 2 + 3 as x + 5."""
+    """x + 2 + 3 as x + 5; for x that is no float, whose rounding might differ."""
     total = sum(
         ast.literal_eval(node.right) * (1 if isinstance(node.op, ast.Add) else -1)
         for node in (outer, inner)

@@ -203,7 +203,7 @@ def differences(low, high, expected):
 
 
 def source(cell: Cell, dtype: str, D: int, tiling: Tiling, resets: bool) -> str:
-    """The module's text: one function, `tensor_backward`."""
+    """The module's text: `tensor_backward`, and the device functions that it calls."""
     size = number_bytes(dtype)
     z = layout(cell, D, tiling, size)
     two = halves(cell)

@@ -115,9 +115,11 @@ def tensor_backward(
     restart = cuda.local.array(PAIRS, int32)  # of the step that was fetched
     coming = cuda.local.array(PAIRS, int32)  # of the coming step
     restarted = cuda.local.array(PAIRS, int32)  # of this step
-    seen = names(PAIRS)  # inputs of the coming step, and
-    half = names(PAIRS)  # what the early half leaves for the late one
+    # a pair's inputs, and what the early half of their step leaves for the late one
+    seen = names(PAIRS)
+    half = names(PAIRS)
     if not ALL_ACTIVE:
+        # nobody reads them of a pair that is not there: they need a value all the same
         for p in unroll(PAIRS):
             seen[p] = nothing_seen()
             half[p] = early_pair(seen[p])

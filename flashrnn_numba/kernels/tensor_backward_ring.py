@@ -38,12 +38,13 @@ def fetch_pair(
     options,
 ):
     for i in unroll(EACH * GATES // GATE_CHUNK):
-        first = int32(state_index * GATES + i * GATE_CHUNK)
         if EACH == 2 and WIDE == 0:
             # where there is no second unit the first one's are copied
             first = int32(
                 (state_index + beside[i * GATE_CHUNK // GATES]) * GATES + i * GATE_CHUNK % GATES
             )
+        else:
+            first = int32(state_index * GATES + i * GATE_CHUNK)
         copy_gates(shared_at(gate_ring, i * (4 * GATE_CHUNK * OWNERS)), first)
     if later:
         copy_number(SIZE, s0_in, state_index, S0_AT)

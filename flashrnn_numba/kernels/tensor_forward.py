@@ -6,7 +6,8 @@ A step:
 - product: each warp multiplies its rows of R (registers, then shared memory) with s_0 of all units;
 - meanwhile the states of the step before are written out, and the inputs of a later step asked for;
 - pointwise: a thread has all gates of its (unit, row) pairs in its accumulators, and the states
-  of these pairs in registers for the whole sequence;
+  of these pairs in registers for the whole sequence; with KEEP it writes the pre-activations when
+  s_0 is out, or, where one CTA has the head, while the next product runs;
 - the new s_0 goes into the other buffer: of this CTA; or of all CTAs that share the head, by stores
   that are counted on the receiver's mbarrier (tensor_exchange.py), or through global memory
   (tensor_grid_exchange.py).

@@ -24,6 +24,10 @@ from .launch import Program
 from .machine import Machine
 
 Product = tuple[Any, Any, Any]  # out, a, b: views of outlines of dR, dgates and previous
+# In 32 and 64 bits cuBLAS gives a head's product over all steps to one block, which takes
+# milliseconds: it gets at most so many spans of them at once, each of at least so many steps, one
+# head after the other. Where there are many heads and few steps that takes longer.
+MOST_SPANS, LEAST_STEPS = 64, 256
 
 
 class WeightGradients:
@@ -47,8 +51,10 @@ class WeightGradients:
         weights: tuple[int, ...] = (len(task.cell.recurrent_gates), H, D, D)
         self._shape, self._dtype = weights, dtype
         self._total = None
-        if cuts:
-            self._shape, self._dtype = (len(cuts) + 1, *weights), compute_dtype(task.dtype)
+        bounds = [row * task.T for row in (0, *cuts, task.B)]
+        spans = [_spans(task, last - first) for first, last in pairwise(bounds)]
+        if sum(spans) > 1:
+            self._shape, self._dtype = (sum(spans), *weights), compute_dtype(task.dtype)
             self._total = Sum(machine, self._shape, self._dtype, dtype)
         outlines = (
             _outline(self._shape, self._dtype),
@@ -56,15 +62,16 @@ class WeightGradients:
             _outline((self._steps, H, D), dtype),
         )
         sums, d, previous = outlines
-        bounds = [row * task.T for row in (0, *cuts, task.B)]
+        every = sums if self._total else sums[None]
+        starts = [sum(spans[:part]) for part in range(len(spans) + 1)]
         self._parts = [
             [
                 _prepared(machine, product, outlines, task.precision)
                 for product in _recurrent_products(
-                    task, sums[part] if cuts else sums, d[first:last], previous[first:last]
+                    task, every[begin:end], d[first:last], previous[first:last]
                 )
             ]
-            for part, (first, last) in enumerate(pairwise(bounds))
+            for (begin, end), (first, last) in zip(pairwise(starts), pairwise(bounds), strict=True)
         ]
 
     def __call__(self, dgates: Any, previous: Any) -> tuple[Any, Any]:
@@ -144,10 +151,27 @@ def _prepared(
     return machine.prepare_product(out, a, b, precision)
 
 
+def _spans(task: Task, steps: int) -> int:
+    """How many sums of equal spans of the steps make up dR."""
+    narrow = FORMATS[task.dtype].element != FORMATS[task.dtype].real
+    if narrow or task.H == 1 or steps < LEAST_STEPS * task.H:
+        return 1
+    most = min(MOST_SPANS, steps // LEAST_STEPS)
+    return max(n for n in range(1, most + 1) if steps % n == 0)
+
+
 def _recurrent_products(task: Task, dR: Any, d: Any, previous: Any) -> Iterator[Product]:
-    """dR[g, h] [D, D] = sum over rows and steps of dgate_g s_0(t-1)^T."""
+    """dR[n, g, h] [D, D] = sum over the rows and steps of span n of dgate_g s_0(t-1)^T."""
     gates, H, D = task.cell.recurrent_gates, task.H, task.D
-    s, steps = previous.transpose(1, 0, 2), len(previous)
+    spans, steps = len(dR), len(previous)
+    if spans > 1:
+        for i, gate in enumerate(gates):
+            for h in range(H):
+                cut = spans, steps // spans, D
+                left, right = (array.reshape(cut) for array in (d[:, gate, h], previous[:, h]))
+                yield dR[:, i, h], left.transpose(0, 2, 1), right
+        return
+    s = previous.transpose(1, 0, 2)
     if H == 1 and len(gates) > 1 and _contiguous(gates):
         # with one head the gates lie side by side: one product for all of them
         first, rows = gates[0], len(gates) * D
@@ -155,7 +179,7 @@ def _recurrent_products(task: Task, dR: Any, d: Any, previous: Any) -> Iterator[
         yield dR.reshape(1, rows, D), joined.transpose(0, 2, 1), s
         return
     for i, gate in enumerate(gates):
-        yield dR[i], d[:, gate].transpose(1, 2, 0), s
+        yield dR[0, i], d[:, gate].transpose(1, 2, 0), s
 
 
 def take(machine: Machine, array: Any, indices: tuple[int, ...], axis: int) -> Any:

@@ -15,7 +15,7 @@ from gpu_support import Case, build, compare
 
 import flashrnn_numba as fr
 from flashrnn_numba import arrays, calls
-from flashrnn_numba.kernels import driver, fused, launch, tensor_backward_run
+from flashrnn_numba.kernels import driver, fused, launch, tensor_backward_run, weight_gradients
 from flashrnn_numba.kernels.launch import LaunchError
 from flashrnn_numba.kernels.machine import gpu
 from flashrnn_numba.testing.transfer import from_backend, to_backend
@@ -215,6 +215,14 @@ def test_weight_gradients_beside_the_last_groups():
     for _, _, gradients in runs[1:]:
         for one, other in zip(gradients, runs[0][2], strict=True):
             assert one is other is None or one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weight_gradients_of_many_steps(dtype):
+    """dR is a sum of sums over spans of the steps."""
+    case = CASE.with_(dtype=dtype, B=8, T=128)
+    assert weight_gradients._spans(build(case)[0], 8 * 128) > 1
+    compare(case, *host(call(case, "fused")))
 
 
 @pytest.mark.parametrize(

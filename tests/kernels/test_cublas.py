@@ -11,7 +11,7 @@ import pytest
 from gpu_support import Case, build, oracle
 
 from flashrnn_numba.arrays import DTYPES
-from flashrnn_numba.kernels import cublas
+from flashrnn_numba.kernels import cublas, weight_gradients
 from flashrnn_numba.kernels.cublas import describe
 from flashrnn_numba.kernels.emulated import EmulatedMachine
 from flashrnn_numba.kernels.recent import Recent
@@ -74,9 +74,11 @@ class CublasMachine(EmulatedMachine):
         as_cublas(out, a, b)
 
 
+@pytest.mark.parametrize("least", [weight_gradients.LEAST_STEPS, 1])
 @pytest.mark.parametrize("case", [Case("lstm"), Case("gru", H=3), Case("gru", H=1), Case(T=0)])
-def test_weight_gradients(case):
-    """dR from gate gradients and states, in the layouts that the kernels write."""
+def test_weight_gradients(case, least, monkeypatch):
+    """dR from gate gradients and states, in the layouts that the kernels write; in spans, too."""
+    monkeypatch.setattr(weight_gradients, "LEAST_STEPS", least)
     case = case.with_(dtype="float64")
     task, *_ = build(case)
     random = np.random.default_rng(1)
@@ -84,6 +86,8 @@ def test_weight_gradients(case):
     dgates = random.standard_normal((task.B, T, len(cell.gates), H, D))
     previous = random.standard_normal((task.B, T, H, D))
     on = CublasMachine()
+    spans = weight_gradients._spans(task, task.B * T)
+    assert (spans > 1) == (least == 1 and H > 1 and T > 0)
     dWx, dR = WeightGradients(on, task, dgates.dtype)(dgates, previous)
     np.testing.assert_array_equal(dWx, dgates[:, :, list(cell.input_gates)])
     wanted = np.einsum("btghi,bthj->ghij", dgates[:, :, list(cell.recurrent_gates)], previous)

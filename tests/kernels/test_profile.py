@@ -42,7 +42,7 @@ MARKS = {
     "barriers": r"bar\.sync|barrier\.sync",
     "product": r"mma\.sync",
     "pointwise": r"(?:ex2|rcp|tanh|lg2)\.approx",
-    "memory": r"cp\.async\.c[ag]|st\.global",
+    "memory": r"cp\.async\.c[ag]|st\.global|ld\.global",
 }
 ALL_GONE = ("exchange", "product", "pointwise")  # the others are used outside of the loop, too
 

@@ -121,6 +121,17 @@ def check(problem, tiling, **options):
     assert max(errors.values()) <= limit, (errors, limit)
 
 
+@cell(gates=dict.fromkeys("abcdef", "xRb"), states=("y", "u"))
+def six(g, s):
+    u = sigmoid(g.a) * s.u + tanh(g.b) * sigmoid(g.c)
+    return tanh(u) * sigmoid(g.d) + tanh(g.e) * 0.5, u * sigmoid(g.f)
+
+
+@cell(gates=dict.fromkeys("abcde", "xRb"), states=("y",))
+def five(g, s):
+    return sigmoid(g.a) * s.y + tanh(g.b) * sigmoid(g.c) - tanh(g.d) * sigmoid(g.e)
+
+
 BF, F = "bfloat16", "float16"
 ALL = {"reset": True, "lengths": True, "clip": 0.1}
 CASES = [
@@ -154,6 +165,11 @@ CASES = [
     (own, BF, (4, 4, 1, 33), Tiling(4, 4, 2, each=1, half=True, grid=True), ALL),
     (own, BF, (3, 4, 1, 24), Tiling(1, 4, 1), ALL),
     (own, F, (3, 4, 1, 24), Tiling(2, 2, 1, each=1), {"states": False}),
+    # gates that are no 4 or 2: copies of 16 bytes for both units of a pair, of 4 bytes
+    (six, BF, (5, 3, 1, 16), Tiling(1, 4, 1), ALL),
+    (six, F, (3, 3, 1, 24), Tiling(2, 2, 1, each=1), {}),
+    (five, BF, (5, 3, 1, 16), Tiling(1, 4, 1), {}),
+    (five, F, (3, 3, 1, 15), Tiling(1, 4, 1), ALL),
 ]
 
 
@@ -219,7 +235,7 @@ def test_words_of_two_numbers():
 
 
 @pytest.mark.parametrize("each", [1, 2])
-def test_inputs_kept_in_16_bits_and_strided_gradients(each):
+def test_strided_gradients_of_16_bits(each):
     """dstates with units 3 apart, steps and rows in another order: read where they lie."""
     problem = random_problem(lstm, F, (3, 4, 1, 16), seed=3)
     store = np.zeros((2, 4, 1, 3, 48), np.float16)

@@ -82,6 +82,10 @@ def check(cell, dtype, shape, chosen, *, keep=True, schedule=None, machine=None,
         ("lstm", "float16", (2, 3, 1, 48), tiling(octets=3, splits=3, registers=5), {}),
         ("gru", "bfloat16", (6, 4, 1, 32), tiling(octets=2, spread=2), {"reset": True}),
         ("slstm", "float16", (1, 3, 1, 64), tiling(octets=4, splits=2, spread=2), {}),
+        # inputs fetched more steps ahead than there are, and fewer; one number at a time
+        ("gru", "bfloat16", (3, 5, 1, 16), tiling(ahead=8), {"reset": True, "lengths": True}),
+        ("lstm", "bfloat16", (3, 10, 1, 16), tiling(octets=2, spread=2, ahead=8), {}),
+        ("mixed", "float16", (2, 9, 1, 15), tiling(ahead=8), {}),
     ],
 )
 def test_one_cta_agrees_with_the_oracle(cell, dtype, shape, chosen, options):
