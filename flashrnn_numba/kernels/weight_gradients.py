@@ -9,7 +9,7 @@ which reads all of dgates again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -63,7 +63,7 @@ class WeightGradients:
         )
         sums, d, previous = outlines
         every = sums if self._total else sums[None]
-        starts = [sum(spans[:part]) for part in range(len(spans) + 1)]
+        starts = accumulate(spans, initial=0)
         self._parts = [
             [
                 _prepared(machine, product, outlines, task.precision)
@@ -103,8 +103,13 @@ class WeightGradients:
 
 def expected(task: Task) -> list[Program]:
     """The kernels of ours that `Sum` takes."""
+    return [narrow_product.program(task.dtype)] if _narrow(task) else []
+
+
+def _narrow(task: Task) -> bool:
+    """Whether numbers have fewer bits than their sums."""
     form = FORMATS[task.dtype]
-    return [narrow_product.program(task.dtype)] if form.element != form.real else []
+    return form.element != form.real
 
 
 class Sum:
@@ -153,8 +158,7 @@ def _prepared(
 
 def _spans(task: Task, steps: int) -> int:
     """How many sums of equal spans of the steps make up dR."""
-    narrow = FORMATS[task.dtype].element != FORMATS[task.dtype].real
-    if narrow or task.H == 1 or steps < LEAST_STEPS * task.H:
+    if _narrow(task) or task.H == 1 or steps < LEAST_STEPS * task.H:
         return 1
     most = min(MOST_SPANS, steps // LEAST_STEPS)
     return max(n for n in range(1, most + 1) if steps % n == 0)

@@ -34,7 +34,7 @@ from .tensor_costs import KINDS, Spread, maximum, minimum
 
 # With 2, inputs come late in any step (768 x 1: 2.33 ms with 2, 1.94 with 4), with 4 in short ones
 # (Elman 64 x 12: 0.22 with 4, 0.17 with 8)
-AHEAD = (4, 8)
+AHEAD = (4, costs.ENOUGH)
 EARLY = 2
 CLUSTERS = (1, 2, 4, 8, 16)
 N_TILES = (1, 2, 4)
